@@ -1,0 +1,1 @@
+"""What `make` calls: execute, compare, check and publish notebooks."""
