@@ -1,0 +1,58 @@
+"""Helpers of the book: what would distract a reader, or what two notebooks share.
+
+Import it first (`import karpa_utils as ku`): the numeric pins must be set before torch loads.
+"""
+
+from karpa_utils import _numerics
+
+_numerics.pin()
+
+try:
+    import torch  # noqa: F401
+except ModuleNotFoundError:
+    import sys
+
+    print(
+        "karpa_utils needs torch, which is not installed: run `make book` in the repository, "
+        "or `pip install torch`.",
+        file=sys.stderr,
+    )
+    raise SystemExit(2) from None
+
+from karpa_utils import _torchvision, data, errors, models, plots
+from karpa_utils.claims import ClaimError, attempt, claim, glue
+from karpa_utils.errors import BadInput
+from karpa_utils.plots import table
+from karpa_utils.runtime import device, pick, profile, rehearsal_steps, start
+from karpa_utils.training import (
+    History,
+    accuracy,
+    batches,
+    evaluate,
+    fit,
+)
+
+errors.install_hook()
+_torchvision.mend()
+
+__all__ = [
+    "BadInput",
+    "ClaimError",
+    "History",
+    "accuracy",
+    "attempt",
+    "batches",
+    "claim",
+    "data",
+    "device",
+    "evaluate",
+    "fit",
+    "glue",
+    "models",
+    "pick",
+    "plots",
+    "profile",
+    "rehearsal_steps",
+    "start",
+    "table",
+]
