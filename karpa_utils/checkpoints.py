@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import random
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,10 +49,8 @@ def _write_whole(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        try:
+        with suppress(OSError):  # if the folder itself is missing there is nothing to tidy
             temporary.unlink(missing_ok=True)
-        except OSError:
-            pass  # the folder itself cannot be written: there is nothing to tidy
         raise BadInput(
             f"The checkpoint {path} cannot be written ({error.strerror or error}): "
             "free space or choose another folder; an earlier checkpoint there is still whole."

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 import os
-import sys
 from pathlib import Path
 from typing import Literal
 
 import torch
 
 from karpa_utils.errors import BadInput
+from karpa_utils.plots import in_notebook
 from karpa_utils.runtime import rehearsal_steps
 
 Role = Literal["", "headline", "control", "solution", "erratum"]
@@ -110,7 +110,7 @@ def glue(**texts: object) -> None:
 
     The text is stored as given, so round it to what is stable. Outside a notebook it is printed.
     """
-    if "ipykernel" not in sys.modules:
+    if not in_notebook():
         for name, text in texts.items():
             print(f"{name} = {text}")
         return

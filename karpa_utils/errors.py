@@ -23,6 +23,6 @@ def _print_bad_input(
 
 
 def install_hook() -> None:
-    """Make scripts end on `BadInput` with its sentence and exit code 2 (IPython is not affected)."""
+    """Make scripts end on `BadInput` with its sentence and exit code 2; IPython is unaffected."""
     if sys.excepthook is sys.__excepthook__:
         sys.excepthook = _print_bad_input

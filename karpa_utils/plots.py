@@ -46,6 +46,12 @@ def use_style() -> None:
     )
 
 
+def in_notebook() -> bool:
+    """Return True in a Jupyter kernel (also on Colab), False in a script or a terminal."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
+
+
 def label_lines(ax: mpl.axes.Axes, *, pad: float = 6.0) -> None:
     """Write each line's label at its right end instead of in a legend.
 
@@ -90,7 +96,7 @@ def table(columns: Mapping[str, Sequence], caption: str = "") -> None:
         The header is also the label under which a cell's metadata may declare a tolerance.
     """
     rows = [[str(cell) for cell in row] for row in zip(*columns.values(), strict=True)]
-    if "ipykernel" not in sys.modules:
+    if not in_notebook():
         widths = [max(map(len, col)) for col in zip(columns, *rows, strict=True)]
         for row in (list(columns), *rows):
             print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)))

@@ -86,4 +86,3 @@ def start(seed: int = 0) -> torch.device:
     rehearsal_steps()  # a wrong value is refused here, not after an hour
     plots.use_style()
     return device()
-

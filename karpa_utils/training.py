@@ -56,6 +56,8 @@ def batches(
             yield x, y, None
         return
     X, y = data
+    if not len(X):
+        return
     order = torch.randperm(len(X), generator=generator) if generator else torch.arange(len(X))
     for rows in order.to(X.device).split(batch_size):
         yield X[rows], y[rows], rows
@@ -162,7 +164,7 @@ def fit(
         if not losses:
             raise BadInput("The training data are empty: there is nothing to learn from.")
         _check_finite(losses, seen, len(history.losses))
-        history.losses = torch.cat([history.losses, torch.stack(losses).float().cpu()])
+        history.losses = torch.cat([history.losses, torch.stack(losses).cpu()])
         if valid is not None:
             history.valid.append(evaluate(model, valid, loss=loss, score=score))
             if history.valid[-1]["loss"] <= min(v["loss"] for v in history.valid):
