@@ -126,7 +126,11 @@ def differences(
     reference: Iterable[Mapping], fresh: Iterable[Mapping], tolerance: Mapping[str, float]
 ) -> list[str]:
     """Return one sentence for each difference that `tolerance` does not cover; [] if equal."""
-    old, new = texts(reference), texts(fresh)
+    return text_differences(texts(reference), texts(fresh), tolerance)
+
+
+def text_differences(old: list[Text], new: list[Text], tolerance: Mapping[str, float]) -> list[str]:
+    """Return the same for outputs that were already taken apart by `texts`."""
     if [(t.kind, t.glued) for t in old] != [(t.kind, t.glued) for t in new]:
         return [f"the outputs are of other kinds: {_kinds(old)} before, {_kinds(new)} now"]
     found = []
@@ -137,7 +141,6 @@ def differences(
             found.append(f"{before.kind} differs:\n{_diff(before.body, after.body)}")
             continue
         for a, b in zip(spots_before, spots_after, strict=True):
-            # the printed digits bound what can be seen: half a unit is no difference
             if not abs(a.value - b.value) <= tolerance[a.label] * (1 + 1e-9):
                 found.append(
                     f"{a.label!r} was {a.value:g} and is {b.value:g}: "

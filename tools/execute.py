@@ -69,6 +69,7 @@ def run(notebook: nbformat.NotebookNode, folder: Path) -> None:
         kernel_name="python3",
         resources={"metadata": {"path": str(folder)}},
         store_widget_state=False,
+        extra_arguments=["--IPKernelApp.log_level=40"],  # errors only
     ).execute()
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # clock times
