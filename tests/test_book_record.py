@@ -1,0 +1,54 @@
+"""The data behind the book's generated tables: bounds, margins, numbers and their order."""
+
+from __future__ import annotations
+
+import doctest
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SPEC = importlib.util.spec_from_file_location("karpa_record", ROOT / "book/_ext/karpa_record.py")
+record = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(record)
+
+
+def test_docstring_examples() -> None:
+    done = doctest.testmod(record)
+    assert done.attempted >= 4
+    assert not done.failed
+
+
+@pytest.mark.parametrize(
+    ("claim", "margin"),
+    [
+        ({"value": 0.75, "at_least": 0.5}, 0.25),
+        ({"value": 0.75, "at_most": 1.0}, 0.25),
+        ({"value": 0.75, "at_least": 0.25, "at_most": 1.0}, 0.25),
+        ({"value": 0.75}, None),
+        ({"value": True, "at_least": 1}, None),
+        ({"value": None, "at_least": 1}, None),
+    ],
+)
+def test_margin_is_the_distance_to_the_nearer_bound(claim: dict, margin: float | None) -> None:
+    assert record.margin(claim) == margin
+
+
+def test_runs_come_in_the_order_of_the_parts(tmp_path: Path) -> None:
+    for name in ("vision/a", "foundations/b", "unheard_of/c", "simplification/d"):
+        file = tmp_path / f"book/results/laptop/{name}.json"
+        file.parent.mkdir(parents=True)
+        file.write_text(json.dumps({"notebook": name, "date": "2026-01-01"}), "utf-8")
+    order = list(record.load_results(tmp_path, "laptop"))
+    assert order == ["foundations/b", "simplification/d", "vision/a", "unheard_of/c"]
+    assert record.load_results(tmp_path, "full") == {}
+
+
+def test_a_badge_leaves_out_what_was_not_measured(tmp_path: Path) -> None:
+    file = tmp_path / "book/results/laptop/foundations/b.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps({"notebook": "foundations/b", "date": "2026-01-01"}), "utf-8")
+    [badge] = record.badges(tmp_path, "foundations/b")
+    assert badge["facts"] == {"Profile": "laptop", "Date": "2026-01-01", "Claims that hold": "0"}
