@@ -9,7 +9,8 @@ ROOT = Path(__file__).parent.parent
 
 def main() -> None:
     """Build the HTML and say which page to open."""
-    command = [sys.executable, "-m", "jupyter_book", "build", ".", "-W", "-n", "--keep-going", "-q"]
+    start = "from jupyter_book.cli.main import main; main()"  # the script's path may hold a space
+    command = [sys.executable, "-c", start, "build", ".", "-W", "-n", "--keep-going", "-q"]
     code = subprocess.run(command, cwd=ROOT, check=False).returncode
     if code:
         raise SystemExit(code)
