@@ -1,0 +1,27 @@
+"""The book's data sets: one registry of sources, one loader each.
+
+`registry()` describes all of them without loading any; `fetch()` brings a file here, checked; a
+loader such as `mnist()` returns the embedded or the public set according to the profile.
+"""
+
+from karpa_utils.data.images import Images, cifar10, cifar10_jpeg75, fashion_mnist, mnist
+from karpa_utils.data.sources import fetch, registry, source, unpack
+from karpa_utils.data.text import Questions, Sentences, Texts, entities, headlines, questions
+
+__all__ = [
+    "Images",
+    "Questions",
+    "Sentences",
+    "Texts",
+    "cifar10",
+    "cifar10_jpeg75",
+    "entities",
+    "fashion_mnist",
+    "fetch",
+    "headlines",
+    "mnist",
+    "questions",
+    "registry",
+    "source",
+    "unpack",
+]
