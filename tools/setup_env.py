@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-OLDEST = (3, 11)
+OLDEST = (3, 11, 4)  # tarfile's safe filter
 
 
 def run(*command):
@@ -26,8 +26,8 @@ def main():
     """Bring the environment to the state that requirements.txt and pyproject.toml describe."""
     if sys.version_info < OLDEST:
         print(
-            "Python 3.11 or newer is needed, this is %d.%d: name another one, for example "
-            "`make book PYTHON=python3.11`." % sys.version_info[:2],
+            "Python 3.11.4 or newer is needed, this is %d.%d.%d: name another one, for example "
+            "`make book PYTHON=python3.11`." % sys.version_info[:3],
             file=sys.stderr,
         )
         sys.exit(2)

@@ -39,7 +39,6 @@ ROLES = {
 SHEET = {
     "modality": "Modality",
     "license": "License",
-    "licence": "License",
     "citation": "Cite as",
     "rows": "Rows",
     "harms": "Known harms",
@@ -396,7 +395,7 @@ class FiveDocuments(Generated):
         for document in sorted(asked):
             rows = []
             for place, row in sorted(asked[document], key=lambda pair: natural(pair[0])):
-                title = [nodes.strong("", row["title"] + ". ")] if row.get("title") else []
+                title = [nodes.strong("", f"{row['id']} {row['title']}. ")]
                 asks = paragraph(*title, *linked(row["asks"]).children)
                 rows.append([place or "–", asks, self.answers(row["notebook"])])
             shown = table(("Section", "What it asks", "Worked out in"), rows, "five-documents")
