@@ -131,6 +131,18 @@ def test_every_question_has_its_answer():
     assert all(len(answer.split()) > 10 for answer in loaded.answers.values())
 
 
+def test_plain_questions_are_balanced_and_vary():
+    """45 an intent and 40 out of scope; among them no opening returns more than five times."""
+    rows = tool.read("questions")
+    assert {row["style"] for row in rows} == {"plain", "idiomatic"}
+    plain = [row for row in rows if row["style"] == "plain"]
+    counts = Counter(row["intent"] for row in plain)
+    assert counts.pop("out_of_scope") == 40
+    assert set(counts.values()) == {45}
+    openings = Counter((row["intent"], row["question"].lower().split()[0]) for row in plain)
+    assert max(openings.values()) <= 5, openings.most_common(3)
+
+
 def test_loaders_give_every_row():
     for name in NAMES:
         loaded, rows = getattr(data, name)(), tool.read(name)

@@ -63,12 +63,12 @@ def plain(name: str, row: Row) -> str:
 
 
 def stratum(name: str, row: Row) -> str:
-    """Return what each part gets its share of: classes and styles, answers, or entity types."""
+    """Return what each part gets its share of: classes or answers, with styles, or entity types."""
     if name == "entities":
         return "+".join(sorted({kind for _, kind in text._MARKED.findall(row["sentence"])}))
     if name == "headlines":
         return f"{row['label']} {row['style']}"
-    return f"{row['intent']} {row['answer_id']}"
+    return f"{row['intent']} {row['answer_id']} {row['style']}"
 
 
 def similarities(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:

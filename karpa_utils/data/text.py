@@ -89,7 +89,7 @@ def questions() -> Questions:
         row["answer_id"]: row["answer"]
         for row in _rows("answers.tsv", ("answer_id", "intent", "answer"))
     }
-    rows = _rows("questions.tsv", ("split", "intent", "answer_id", "question"))
+    rows = _rows("questions.tsv", ("split", "intent", "answer_id", "style", "question"))
     intents = sorted({row["intent"] for row in rows} - {"out_of_scope"})
     classes = (*intents, "out_of_scope")
     parts = []
