@@ -11,12 +11,12 @@ from cycler import cycler
 
 # Distinct in color-blind vision and at least 3:1 against white; the first is the book's accent.
 PALETTE = {
-    "blue": "#2563a8",
-    "orange": "#c2570c",
-    "green": "#15803d",
-    "purple": "#7e3fa8",
-    "red": "#b4232f",
-    "gray": "#667085",
+    "teal": "#0a6e6a",
+    "rust": "#c2540a",
+    "indigo": "#5a5fb0",
+    "ochre": "#9a7400",
+    "raspberry": "#b03a6e",
+    "gray": "#6b7478",
 }
 
 
@@ -57,22 +57,17 @@ def label_lines(ax: mpl.axes.Axes, *, pad: float = 6.0) -> None:
 
     pad: distance from the last point, in points. Labels that would overlap are moved apart.
     """
-    ax.figure.canvas.draw()
+    ax.figure.canvas.draw()  # fixes the scales
     lines = [line for line in ax.get_lines() if not line.get_label().startswith("_")]
-    to_pixels = ax.transData.transform
-    ends = sorted(
-        ((to_pixels((line.get_xdata()[-1], line.get_ydata()[-1])), line) for line in lines),
-        key=lambda pair: pair[0][1],
-    )
-    height = mpl.rcParams["font.size"] * ax.figure.dpi / 72 * 1.15  # of one label, in pixels
-    lowest = -float("inf")
-    for (x, y), line in ends:
-        lowest = max(y, lowest + height)
+    ends = [(line.get_xdata()[-1], line.get_ydata()[-1]) for line in lines]
+    heights = [ax.transData.transform(end)[1] * 72 / ax.figure.dpi for end in ends]  # in points
+    spacing, lowest = 1.2 * mpl.rcParams["font.size"], -float("inf")
+    for height, end, line in sorted(zip(heights, ends, lines, strict=True), key=lambda t: t[0]):
+        lowest = max(height, lowest + spacing)
         ax.annotate(
             line.get_label(),
-            xy=(x, y),
-            xycoords="figure pixels",
-            xytext=(pad, (lowest - y) * 72 / ax.figure.dpi),
+            xy=end,
+            xytext=(pad, lowest - height),
             textcoords="offset points",
             color=line.get_color(),
             va="center",

@@ -33,8 +33,9 @@ def pick(**choices: T) -> T:
 def rehearsal_steps() -> int | None:
     """Return how many steps each training may take in a rehearsal, or None in a real run.
 
-    `KARPA_STEPS=3` rehearses a notebook: every `ku.fit` stops after 3 steps and claims are
-    printed unchecked. It proves that the `full` profile runs, never what it reaches.
+    `KARPA_STEPS=3` rehearses a notebook: every `ku.fit` stops after 3 steps, every
+    `ku.evaluate` looks at 3 batches, and claims are printed unchecked. It
+    proves that the `full` profile runs, never what it reaches.
     """
     text = os.environ.get("KARPA_STEPS", "")
     if not text:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from time import perf_counter
 
@@ -79,7 +80,7 @@ def evaluate(
     was_training, device = model.training, _device_of(model)
     model.eval()
     total, rows = torch.zeros(2, dtype=torch.float64), 0
-    for x, y, _ in batches(data, batch_size):
+    for x, y, _ in islice(batches(data, batch_size), rehearsal_steps()):
         x, y = x.to(device), y.to(device)
         logits = model(x)
         total += len(y) * torch.stack([loss(logits, y), score(logits, y)]).double().cpu()
