@@ -1,6 +1,6 @@
 """Seconds until 99.0 % test accuracy on full MNIST: ours against the plain recipe.
 
-`KARPA_DATA_MIRROR=… python benchmarks/mnist.py [--seeds 5]`. Two CPU cores, all 60,000 training images.
+`KARPA_DATA_MIRROR=… python benchmarks/mnist.py [--seeds 5]`. Two CPU cores, all 60,000 images.
 The peer is the recipe of pytorch/examples (mnist/main.py), written anew from its description: two
 3×3 convolutions of 32 and 64 channels, max-pooling, dropout 0.25 and 0.5, one hidden layer of 128,
 Adadelta with learning rate 1.0 falling by 0.7 an epoch, batches of 64, pixels standardized. Ours
@@ -70,7 +70,7 @@ def our_model() -> nn.Module:
         *block(32, 64),
         nn.Flatten(),
         nn.Linear(64 * 9, 10),
-    )
+    ).to(memory_format=torch.channels_last)  # the layout in which a CPU pools fastest
 
 
 def our_epochs(model: nn.Module, X: torch.Tensor, y: torch.Tensor):
@@ -126,9 +126,8 @@ def main() -> None:
         return
     means = {name: statistics.mean(values) for name, values in times.items()}
     ratio = means["peer"] / means["ours"]
-    print(
-        f"ours {means['ours']:.1f} s, peer {means['peer']:.1f} s: {ratio:.1f} times faster (goal: 10)"
-    )
+    print(f"ours {means['ours']:.1f} s, peer {means['peer']:.1f} s")
+    print(f"{ratio:.1f} times faster (goal: 10)")
     OUT.parent.mkdir(exist_ok=True)
     result = {
         "date": date.today().isoformat(),
