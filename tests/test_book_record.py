@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import importlib.util
 import json
@@ -52,3 +53,15 @@ def test_a_badge_leaves_out_what_was_not_measured(tmp_path: Path) -> None:
     file.write_text(json.dumps({"notebook": "foundations/b", "date": "2026-01-01"}), "utf-8")
     [badge] = record.badges(tmp_path, "foundations/b")
     assert badge["facts"] == {"Profile": "laptop", "Date": "2026-01-01", "Claims that hold": "0"}
+
+
+def test_a_glued_number_with_a_comma_stays_a_number():
+    """`{glue:text}` evaluates what was stored: 3,500 would show as the pair (3, 500)."""
+    from karpa_book import keep_glued_text
+
+    kind = "application/papermill.record/text/plain"
+    notebook = {"cells": [{"outputs": [{"data": {kind: "3,500"}}]}, {"source": "text"}]}
+    source = [json.dumps(notebook)]
+    keep_glued_text(None, "notebooks/a/b", source)
+    stored = json.loads(source[0])["cells"][0]["outputs"][0]["data"][kind]
+    assert ast.literal_eval(stored) == "3,500"

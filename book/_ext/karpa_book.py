@@ -6,6 +6,7 @@ The tables generated from committed data (claims, errata, results, ...) are in `
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from importlib.util import find_spec
@@ -38,6 +39,18 @@ ROOT_PAGE = """<!DOCTYPE html>
 
 # --------------------------------------------------------------------------------------------------
 # Repairs of the document tree
+
+
+def keep_glued_text(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Quote glued texts, which `{glue:text}` would read as Python: 3,500 as the pair (3, 500)."""
+    if not docname.startswith("notebooks/"):
+        return
+    notebook, kind = json.loads(source[0]), "application/papermill.record/text/plain"
+    for cell in notebook["cells"]:
+        for output in cell.get("outputs", []):
+            if kind in output.get("data", {}):
+                output["data"][kind] = repr("".join(output["data"][kind]))
+    source[0] = json.dumps(notebook)
 
 
 class zh(nodes.inline):
@@ -207,6 +220,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
         app.add_transform(repair)
     karpa_tables.add_directives(app)
     app.connect("config-inited", use_local_mathjax)
+    app.connect("source-read", keep_glued_text)
     app.connect("env-get-outdated", outdated_pages)
     # early: the theme renders the templates at priority 500 to see which of them are empty
     app.connect("html-page-context", add_page_context, priority=100)

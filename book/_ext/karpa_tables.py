@@ -278,7 +278,7 @@ class Headlines(Generated):
             f'<span class="k-bound" style="left: {100 * edge / full:.1f}%"></span></span>'
             f'<span class="k-value">{number(value)}</span></div>'
             for kind, label, value in (
-                ("method", "This chapter", method["value"]),
+                ("method", "Measured", method["value"]),
                 ("control", "Negative control", control["value"]),
             )
         )
