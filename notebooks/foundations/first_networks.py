@@ -4,7 +4,8 @@
 # **Do the image networks printed in the essays run, and what does it take to make one that reads 98
 # of 100 unseen digits?**
 #
-# None of the three runs as printed. Each stops with an error, and the worst faults are the silent
+# None of the three runs as printed. (Two are TensorFlow; what is said of those is said of a port to
+# PyTorch, line by line.) Each stops with an error, and the worst faults are the silent
 # ones behind it: a batch of nine images that becomes four answers, a loss that cannot fall below
 # {glue:text}`fn_floor`, a network trained for a hundred passes that reports the loss of 44 images.
 # Mended, the smallest of the three reads {glue:text}`fn_mlp` % of 1,000 unseen digits after three
@@ -22,7 +23,7 @@
 # **Works out:** documents 001 §5, 002 §5, 003 §5 and the regularization steps of 002 §3.2 and
 # 003 §3.2 (see [the five documents](../../book/five_documents.md)).
 # **Before this:** [The training loop, by hand](training_loop.ipynb).
-# **Costs:** about two minutes and less than 2 GiB on two CPU cores. The full profile (70,000
+# **Costs:** two to three minutes and less than 2 GiB on two CPU cores. The full profile (70,000
 # digits, and Fashion-MNIST) wants one GPU.
 # :::
 #
