@@ -36,7 +36,7 @@ def sources() -> Iterator[Path]:
     yield from (ROOT / "karpa_utils" / "data").glob("*.toml")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def html() -> Path:
     """The folder of the built book, built now if it is not fresh."""
     index = HTML / "index.html"
@@ -56,13 +56,13 @@ def html() -> Path:
     return HTML
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def site(html: Path) -> Iterator[str]:
     with serve(html) as address:
         yield address
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
@@ -75,7 +75,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         context.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def visits(html: Path, site: str, page: Any) -> dict[str, dict[str, Any]]:
     """What one visit to each page has shown, by path."""
     import axe_playwright_python

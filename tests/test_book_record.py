@@ -55,8 +55,9 @@ def test_a_badge_leaves_out_what_was_not_measured(tmp_path: Path) -> None:
     assert badge["facts"] == {"Profile": "laptop", "Date": "2026-01-01", "Claims that hold": "0"}
 
 
-def test_a_glued_number_with_a_comma_stays_a_number():
+def test_a_glued_number_with_a_comma_stays_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     """`{glue:text}` evaluates what was stored: 3,500 would show as the pair (3, 500)."""
+    monkeypatch.syspath_prepend(str(ROOT / "book" / "_ext"))
     from karpa_book import keep_glued_text
 
     kind = "application/papermill.record/text/plain"
