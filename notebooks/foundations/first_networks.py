@@ -740,7 +740,7 @@ if ku.profile() == "full":
 #
 # First the ordinary failures: the test images that the first of the three networks misreads.
 
-# %% mystnb={"image": {"alt": "Eight handwritten digits titled with label and answer, such as 0 as 5 and 1 as 2. Two ones drawn with a foot are read as 2; a thick blot, an open 0 and a looped 2 are misread too."}, "figure": {"caption": "Up to eight test images that the first network misreads: label, then answer.", "name": "fig-first-networks-wrong"}}
+# %% mystnb={"image": {"alt": "Eight handwritten digits titled with label and answer, such as 1 as 2 and 2 as 9. Two ones drawn with a foot are read as 2; a thick blot, a slanted 1 and a looped 2 are misread too."}, "figure": {"caption": "Up to eight test images that the first network misreads: label, then answer.", "name": "fig-first-networks-wrong"}}
 with torch.no_grad():
     answer = finals[0](X_test[:1000]).argmax(1)  # (1000,)
 wrong = (answer != y_test[:1000]).nonzero().flatten()[:8]

@@ -216,7 +216,8 @@ def finite_difference(params, x, y, name, index, eps=1e-5):
 
 
 rng = np.random.default_rng(0)
-params, x, labels = init(rng), X_train[::50], y_train[::50]  # (B, D), (B,) with B = 70
+some = slice(None, None, len(X_train) // 70)  # 70 rows, spread over the whole part
+params, x, labels = init(rng), X_train[some][:70], y_train[some][:70]  # (B, D), (B,)
 gradients, gap = backward(params, x, labels), 0
 for name, gradient in gradients.items():
     for flat in rng.choice(gradient.size, min(100, gradient.size), replace=False):
@@ -579,7 +580,8 @@ for i, scale in enumerate(scales):
     saturated[:, i] = (sig * (1 - sig) < 0.01).mean(), (1 - tanh**2 < 0.01).mean()
 for seed in seeds:
     for i, lr in enumerate(rates):
-        short = X_train[seed::14], y_train[seed::14]  # 250 images: five steps
+        rows = slice(seed, None, len(X_train) // 250)
+        short = X_train[rows][:250], y_train[rows][:250]  # 250 images: five steps
         after, _ = train_numpy(*short, num_epochs=1, lr=lr, seed=seed)
         dead[seed, i] = (forward(after, X_train)[0] <= 0).all(0).mean()
 ku.glue(tl_dead=f"{100 * dead[:, -2].mean():.0f}")
