@@ -110,7 +110,8 @@ class _Cells(HTMLParser):
         if self.in_head and self.headers:
             self.headers[-1] += data.strip()
         line, column = self.getpos()
-        self.pieces.append((self.line_starts[line - 1] + column, data, self.column))
+        place = -1 if self.in_head else self.column  # a header's own number is exact
+        self.pieces.append((self.line_starts[line - 1] + column, data, place))
 
 
 def _html_numbers(body: str) -> list[Spot]:
