@@ -76,6 +76,7 @@ def start(seed: int = 0) -> torch.device:
     machine gives the same bits. The numeric pins were set when `karpa_utils` was imported.
     """
     from karpa_utils import plots
+    from karpa_utils.data.sources import mirrors
 
     random.seed(seed)
     np.random.seed(seed)
@@ -84,6 +85,7 @@ def start(seed: int = 0) -> torch.device:
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # it costs time, not bits
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
-    rehearsal_steps()  # a wrong value is refused here, not after an hour
+    rehearsal_steps()  # a wrong value, or a folder that is not there, is refused here,
+    mirrors()  # not after an hour
     plots.use_style()
     return device()
