@@ -18,11 +18,11 @@ from datetime import date
 from pathlib import Path
 from time import perf_counter
 
+import karpa_utils as ku  # first: it sets the numeric pins before torch loads
+
 import torch
 import torch.nn.functional as F
 from torch import nn
-
-import karpa_utils as ku  # first: it sets the numeric pins before torch loads
 
 TARGET, PEER_EPOCHS, OUR_EPOCHS = 0.990, 14, 3
 OUT = Path(__file__).parent / "results" / "mnist.json"
