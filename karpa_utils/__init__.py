@@ -20,7 +20,7 @@ except ModuleNotFoundError:
     raise SystemExit(2) from None
 
 from karpa_utils import _torchvision, data, errors, models, plots
-from karpa_utils.claims import ClaimError, attempt, claim, glue
+from karpa_utils.claims import ClaimError, attempt, claim, errata, glue
 from karpa_utils.errors import BadInput
 from karpa_utils.plots import table
 from karpa_utils.runtime import device, pick, profile, rehearsal_steps, start
@@ -45,6 +45,7 @@ __all__ = [
     "claim",
     "data",
     "device",
+    "errata",
     "evaluate",
     "fit",
     "glue",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +16,7 @@ from karpa_utils.errors import BadInput
 from karpa_utils.plots import in_notebook
 from karpa_utils.runtime import rehearsal_steps
 
-Role = Literal["", "headline", "control", "solution", "erratum"]
+Role = Literal["", "headline", "control", "solution", "erratum", "correction"]
 
 
 class ClaimError(AssertionError):
@@ -26,16 +28,25 @@ def _number(value: float) -> str:
     return f"{value:g}" if abs(value) < 1e6 else f"{value:,.0f}"
 
 
-def _bound(at_least: float | None, at_most: float | None, between: tuple | None) -> tuple:
-    """Return (low, high, text) of exactly one of the three kinds of bound."""
+def _bound(
+    value: object, at_least: float | None, at_most: float | None, between: tuple | None
+) -> tuple[float, float, str]:
+    """Return (low, high, text) of the one bound given; a truth value needs none."""
     given = [b for b in (at_least, at_most, between) if b is not None]
-    if len(given) != 1:
-        raise BadInput("A claim needs exactly one of at_least=, at_most= or between=.")
+    if isinstance(value, bool) and not given:
+        return True, True, "true"
+    if isinstance(value, bool) or len(given) != 1:
+        raise BadInput(
+            "A claim needs exactly one of at_least=, at_most= or between=, "
+            "or none if its value is True or False."
+        )
     if at_least is not None:
         return at_least, math.inf, f"at least {_number(at_least)}"
     if at_most is not None:
         return -math.inf, at_most, f"at most {_number(at_most)}"
     low, high = between
+    if low == high:
+        return low, high, f"exactly {_number(low)}"
     return low, high, f"between {_number(low)} and {_number(high)}"
 
 
@@ -53,17 +64,19 @@ def claim(
     """Print `sentence` with a tick and its bound; raise `ClaimError` if it does not hold.
 
     value: the measured number (anything `float()` takes); NaN never holds. It is not printed,
-        so that the output is the same on every machine.
-    at_least, at_most, between: exactly one bound, inclusive.
+        so that the output is the same on every machine. True or False: what the sentence says
+        happened, or did not.
+    at_least, at_most, between: exactly one bound, inclusive; none for True or False.
     role: "headline" for the chapter's main result, "control" for the negative control that
         must fall short of the headline's bound, "solution" for an exercise.
     erratum: where in the documents the fault stands ("001 §4.2"); makes it an entry of the
-        errata page.
+        errata page. With role="correction" it stands there beside the fault claimed before it.
     rests_on: labels of printed numbers with a declared tolerance on which this claim rests;
         a test checks that the tolerance is at most a third of the claim's margin.
     """
-    value = float(value.detach() if isinstance(value, torch.Tensor) else value)
-    low, high, text = _bound(at_least, at_most, between)
+    if not isinstance(value, bool):
+        value = float(value.detach() if isinstance(value, torch.Tensor) else value)
+    low, high, text = _bound(value, at_least, at_most, between)
     if rehearsal_steps() is not None:
         print(f"· {sentence} ({text}; not checked in a rehearsal)")
         return
@@ -73,12 +86,22 @@ def claim(
     _record(
         sentence=sentence,
         value=value,
-        at_least=None if low == -math.inf else low,
-        at_most=None if high == math.inf else high,
-        role="erratum" if erratum else role,
+        at_least=None if value is True or low == -math.inf else low,
+        at_most=None if value is True or high == math.inf else high,
+        role=role or ("erratum" if erratum else ""),
         erratum=erratum,
         rests_on=list(rests_on),
     )
+
+
+def errata(where: str) -> tuple[Callable[..., None], Callable[..., None]]:
+    """Return two kinds of `claim` for a fault of the documents: (erratum, mended).
+
+    where: the place in the documents ("001 §4.2"). `erratum` says what the printed text does,
+    `mended` what its correction does; the errata page shows them side by side.
+    """
+    erratum = functools.partial(claim, erratum=where)
+    return erratum, functools.partial(erratum, role="correction")
 
 
 def attempt(
@@ -93,7 +116,7 @@ def attempt(
 
     The solution's cell checks the same sentence and bound with `claim(..., role="solution")`.
     """
-    low, high, text = _bound(at_least, at_most, between)
+    low, high, text = _bound(value, at_least, at_most, between)
     print(f"{'✓' if low <= float(value) <= high else '✗ not yet:'} {sentence} ({text})")
 
 

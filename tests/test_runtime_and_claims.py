@@ -129,6 +129,31 @@ def test_a_claim_needs_exactly_one_bound():
             ku.claim("?", 1, **bounds)
 
 
+def test_a_claim_of_something_that_happened_needs_no_bound(capsys):
+    ku.claim("the listing stops", True)
+    ku.claim("ten epochs make ten passes", 10, between=(10, 10))
+    assert capsys.readouterr().out == (
+        "✓ the listing stops (true)\n✓ ten epochs make ten passes (exactly 10)\n"
+    )
+    with pytest.raises(ku.ClaimError, match="the listing stops"):
+        ku.claim("the listing stops", False)
+    with pytest.raises(ku.BadInput, match="exactly one"):
+        ku.claim("the listing stops", True, at_least=1)
+    with pytest.raises(ku.BadInput, match="exactly one"):
+        ku.claim("a number, however", 1.0)
+
+
+def test_an_erratum_stands_beside_its_correction(tmp_path, monkeypatch):
+    monkeypatch.setenv("KARPA_RECORD", str(tmp_path / "claims.json"))
+    erratum, mended = ku.errata("002 §5")
+    erratum("the port stops", True)
+    mended("it does not", 0, at_most=0)
+    fault, correction = json.loads((tmp_path / "claims.json").read_text())
+    assert (fault["erratum"], fault["role"], fault["value"]) == ("002 §5", "erratum", True)
+    assert (fault["at_least"], fault["at_most"]) == (None, None)
+    assert (correction["erratum"], correction["role"]) == ("002 §5", "correction")
+
+
 def test_claims_are_recorded_only_when_asked(tmp_path, monkeypatch):
     file = tmp_path / "claims.json"
     ku.claim("unrecorded", 1, at_least=0)

@@ -73,6 +73,11 @@ def number(value: Any) -> str:
     return (f"{round(value):,}" if whole else f"{value:.4g}").replace("-", "−")
 
 
+def exact(value: float) -> str:
+    """Return a number with every digit that it was written with."""
+    return f"{value:,}".removesuffix(".0").replace("-", "−")
+
+
 def short(value: float | None) -> str:
     """Return a margin or a tolerance: two digits are enough."""
     if value is None or abs(value) >= 100:
@@ -85,13 +90,17 @@ def bound(claim: Record) -> str:
 
     >>> bound({"at_least": 0.98}), bound({"at_least": 1, "at_most": 3}), bound({})
     ('≥ 0.98', '1 to 3', 'holds')
+    >>> bound({"at_least": 1.461, "at_most": 1.4613}), bound({"at_least": 2, "at_most": 2})
+    ('1.461 to 1.4613', '= 2')
     """
     low, high = claim.get("at_least"), claim.get("at_most")
+    if low is not None and low == high:
+        return f"= {exact(low)}"
     if low is not None and high is not None:
-        return f"{number(low)} to {number(high)}"
+        return f"{exact(low)} to {exact(high)}"
     if low is None and high is None:
         return "holds"
-    return f"≥ {number(low)}" if high is None else f"≤ {number(high)}"
+    return f"≥ {exact(low)}" if high is None else f"≤ {exact(high)}"
 
 
 def margin(claim: Record) -> float | None:

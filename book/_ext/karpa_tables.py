@@ -35,6 +35,7 @@ ROLES = {
     "control": "negative control",
     "solution": "exercise",
     "erratum": "erratum",
+    "correction": "correction",
 }
 SHEET = {
     "modality": "Modality",
@@ -103,6 +104,16 @@ def claim_cells(claim: Record) -> list[Cell]:
     if role := ROLES.get(claim.get("role") or ""):
         sentence += [nodes.Text(" "), span(role, "role", claim["role"])]
     return [paragraph(*sentence), bound(claim), number(claim.get("value")), short(margin(claim))]
+
+
+def checked_sentence(claim: Record) -> nodes.paragraph:
+    """Return a claim's sentence and, where there is one, the number behind it with its bound."""
+    parts: list[str | nodes.Node] = [span("✓ ", "tick"), claim["sentence"]]
+    if not isinstance(claim.get("value"), bool):
+        found = number(claim["value"])
+        text = bound(claim) if bound(claim) == f"= {found}" else f"{found}, claimed {bound(claim)}"
+        parts += [nodes.Text(" "), span(text.removeprefix("= "), "measured")]
+    return paragraph(*parts)
 
 
 def document_note(document: str) -> list[nodes.Node]:
@@ -204,8 +215,14 @@ class ErrataTable(Generated):
                 where: list[nodes.Node | str] = ["Worked out in "]
                 for name in dict.fromkeys(name for name, _ in found):
                     where += [self.page_link(name), ", "]
-                rows = [claim_cells(claim | {"role": ""}) for _, claim in found]
-                body = [paragraph(*where[:-1], "."), table(CLAIM_HEADERS, rows, "claims")]
+                rows: list[tuple[list[nodes.Node], list[nodes.Node]]] = []
+                for _, claim in found:
+                    mended = claim.get("role") == "correction"
+                    if not mended or not rows:
+                        rows.append(([], []))
+                    rows[-1][mended].append(checked_sentence(claim))
+                shown = table(("As printed", "Corrected"), rows, "errata")
+                body = [paragraph(*where[:-1], "."), shown]
                 places.append(section(place or "Throughout", f"erratum {document} {place}", *body))
             note = document_note(document)
             out.append(section(f"Essay {document}", f"errata {document}", *note, *places))
@@ -269,7 +286,8 @@ class Headlines(Generated):
     def pair(self, notebook: str, method: Record, control: Record) -> nodes.container:
         """Return the bars of one headline claim and its control on a common scale."""
         edge = method["at_most"] if method.get("at_least") is None else method["at_least"]
-        full = 1.02 * max(method["value"], control["value"], edge) or 1.0
+        whole = 100 if "%" in method["sentence"] else 0  # percentages share one scale
+        full = max(whole, 1.02 * max(method["value"], control["value"], edge)) or 1.0
         sentence = method["sentence"][0].upper() + method["sentence"][1:]
         bars = "".join(
             f'<div class="k-bar {kind}"><span>{label}</span>'
@@ -282,8 +300,10 @@ class Headlines(Generated):
                 ("control", "Negative control", control["value"]),
             )
         )
-        link = paragraph(self.page_link(notebook, sentence))
-        return nodes.container("", link, nodes.raw("", bars, format="html"), classes=["k-headline"])
+        head = [paragraph(self.page_link(notebook), kind="k-chapter"), paragraph(sentence)]
+        return nodes.container(
+            "", *head, nodes.raw("", bars, format="html"), classes=["k-headline"]
+        )
 
 
 class ExecutionTable(Generated):
@@ -363,11 +383,19 @@ class DataSheets(Generated):
             if sheet.get("files"):
                 origin.append("the full set is downloaded when the full profile asks for it")
             rows.append(["Where from", "; ".join(origin) or "see the notes"])
+            users = [n for n in self.env.found_docs if self.uses(root, n, name)]
+            links: list[Cell] = [paragraph(self.page_link(n[10:])) for n in sorted(users)]
+            rows.append(["Used in", links or "no chapter yet"])
             if files := sheet.get("files"):
                 rows.append(["Files", [self.file_line(*item) for item in files.items()]])
             shown = table(("Field", "Value"), rows, "data-sheet")
             out.append(section(sheet.get("title") or name, f"data {name}", shown))
         return out
+
+    def uses(self, root: Path, docname: str, data: str) -> bool:
+        """Return whether a page is a notebook that loads the data set."""
+        script = root / f"{docname}.py"
+        return script.exists() and f"ku.data.{data}(" in script.read_text(encoding="utf-8")
 
     def file_line(self, name: str, facts: Record) -> nodes.paragraph:
         """Return one file: its name, which leads to its address, size and start of its checksum."""

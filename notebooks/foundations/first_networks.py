@@ -44,7 +44,6 @@
 # Colab: this line is replaced by an install command when the book is published
 import karpa_utils as ku  # first: it sets the numeric pins before torch loads
 
-import functools
 import math
 
 import matplotlib.pyplot as plt
@@ -109,12 +108,12 @@ ku.glue(fn_majority=f"{100 * majority:.1f}", fn_nearest=f"{100 * nearest:.1f}")
 #
 # Essay 001 §5 prints a network in PyTorch for color images of 32 × 32 pixels: two convolutions, one
 # pooling layer used twice, three affine layers. Here are the same layers in fewer lines, with the
-# listing's imports and the listing's numbers. `fault` runs a call, prints the error in which it
+# listing's imports and the listing's numbers. `fails` runs a call, prints the error in which it
 # ends, and says whether there was one.
 
 
 # %%
-def fault(call) -> bool:
+def fails(call) -> bool:
     """Say whether `call` ends in an error, and print the error."""
     try:
         call()
@@ -138,7 +137,7 @@ class ConvNetAsPrinted(nn.Module):
         return self.fc3(F.relu(self.fc2(F.relu(self.fc1(x)))))
 
 
-no_import = fault(lambda: ConvNetAsPrinted()(torch.rand(4, 3, 32, 32)))
+no_import = fails(lambda: ConvNetAsPrinted()(torch.rand(4, 3, 32, 32)))
 
 # %% [markdown]
 # The first fault is plain: `F` is used and never imported. The second shows itself only after the
@@ -158,10 +157,10 @@ printed_net, photos = ConvNetAsPrinted(), torch.rand(9, 3, 32, 32)  # (B, C, H, 
 others = photos.clone()
 others[2] = torch.rand(3, 32, 32)  # a new third image; the other eight stay
 with torch.no_grad():
-    batch_of_4 = fault(lambda: printed_net(photos[:4]))
+    batch_of_4 = fails(lambda: printed_net(photos[:4]))
     logits = printed_net(photos)  # (4, 10) from nine images, without a word
     moved = (printed_net(others) - logits).abs().amax(1)  # (4,) change of each row
-fault(lambda: F.cross_entropy(logits, torch.arange(9)))
+fails(lambda: F.cross_entropy(logits, torch.arange(9)))
 print("rows:", len(logits), "· a new third image changes rows", moved.nonzero().flatten().tolist())
 
 # %% [markdown]
@@ -201,19 +200,17 @@ with torch.no_grad():
 own, rest = change[2], change[[0, 1, 3, 4, 5, 6, 7, 8]]
 
 # %%
-claim = functools.partial(ku.claim, erratum="001 §5")
-claim("F is used and never imported: the first image ends in a NameError", no_import, at_least=1)
-stops = (
-    "with F imported, the listing's own batch of 4 is refused: fc1 expects 9,216 inputs, not 4,096"
-)
-claim(stops, batch_of_4, at_least=1)
-mixes = (
-    "9 images become 4 rows of answers without an error, and the third image changes the first row"
-)
-claim(f"{mixes} (largest change of a logit)", moved[0], at_least=1e-4)
-keeps = "mended with flatten(1) and 4,096 inputs, the third image changes no other image's answer"
-claim(f"{keeps} (largest change of a logit)", rest.max(), at_most=1e-6)
-claim("mended, it still changes its own answer (largest change of a logit)", own, at_least=1e-4)
+
+
+erratum, mended = ku.errata("001 §5")
+erratum("F is used and never imported: the first image ends in a NameError", no_import)
+text = "with F imported, the listing's own batch of 4 is refused: fc1 expects 9,216 inputs"
+erratum(f"{text} where 4,096 arrive", batch_of_4)
+text = "9 images become 4 rows of answers without an error, and the third image changes the first"
+erratum(f"{text} row (largest change of a logit)", moved[0], at_least=1e-4)
+text = "with flatten(1) and 4,096 inputs the third image changes no other image's answer"
+mended(f"{text} (largest change of a logit)", rest.max(), at_most=1e-6)
+mended("and still changes its own (largest change of a logit)", own, at_least=1e-4)
 
 # %% [markdown]
 # ## The second listing: softmax, twice
@@ -241,12 +238,14 @@ def softmax_twice(logits, y):
     return F.cross_entropy(logits.softmax(1), y)
 
 
+shuffled_rows = torch.randperm(len(X), generator=torch.Generator().manual_seed(0))
+one_batch = X[shuffled_rows[:64]], y[shuffled_rows[:64]]  # the rows are sorted by digit: draw
 lowest, lengths = {}, {}
 for loss in (softmax_twice, F.cross_entropy):
     lowest[loss] = loss(1000 * torch.eye(10), torch.arange(10))  # ten times sure and right
     torch.manual_seed(0)
     model = cnn()
-    loss(model(X[:64]), y[:64]).backward()
+    loss(model(one_batch[0]), one_batch[1]).backward()
     lengths[loss] = torch.cat([p.grad.flatten() for p in model.parameters()]).norm()
 shrunk = lengths[softmax_twice] / lengths[F.cross_entropy]
 ku.glue(fn_floor=f"{math.log(1 + 9 / math.e):.2f}", fn_shrunk=f"{shrunk:.2f}")
@@ -301,9 +300,9 @@ def evaluate_as_printed(model, dataset, batch_size):
 
 epochs, model = 10, cnn()
 adam = torch.optim.Adam(model.parameters(), lr=0.001)
-the_pair = fault(lambda: train_epoch_as_printed(model, [(X[:64], y[:64])], 64, adam))
-no_labels = fault(lambda: train_epoch_as_printed(model, [X[:64]], 64, adam))
-no_images = fault(lambda: evaluate_as_printed(model, digits.test, 64))
+the_pair = fails(lambda: train_epoch_as_printed(model, [one_batch], 64, adam))
+no_labels = fails(lambda: train_epoch_as_printed(model, [one_batch[0]], 64, adam))
+no_images = fails(lambda: evaluate_as_printed(model, digits.test, 64))
 
 # %% [markdown]
 # A batch from the data set is a pair of images and labels, and the model receives the pair. With
@@ -319,7 +318,7 @@ no_images = fault(lambda: evaluate_as_printed(model, digits.test, 64))
 
 
 # %%
-input_images, batch_labels = X[:64], y[:64]
+input_images, batch_labels = one_batch
 for _ in range(epochs):
     train_epoch_as_printed(model, [input_images], 64, adam)  # a data set of one batch
 passes = int(adam.state[model[0].weight]["step"])  # one optimizer step for each pass
@@ -376,24 +375,20 @@ mended_passes = int(adam.state[model[0].weight]["step"])
 seen, unseen = evaluate(model, (input_images, batch_labels), 64), evaluate(model, test, 64)
 
 # %%
-claim = functools.partial(ku.claim, erratum="002 §5")
-twice = "a softmax before a loss that applies its own: ported directly, a perfect network's loss is"
-claim(f"{twice} ln(1 + 9/e), not 0", lowest[softmax_twice], between=(1.461, 1.4613))
-claim("the second softmax shortens the first gradient to this share", shrunk, at_most=0.3)
-claim(
-    "mended: with one softmax a perfect network's loss is 0", lowest[F.cross_entropy], at_most=1e-6
-)
-claim("the model is given images and labels as one pair: TypeError", the_pair, at_least=1)
-claim("batch_labels and input_images are never defined", no_labels and no_images, at_least=1)
-claim("10 epochs make epochs² passes over the data", passes, between=(100, 100))
-claim("mended, 10 epochs make 10 passes", mended_passes, between=(10, 10))
-claim("evaluate ignores its data: one answer for train, test and None", len(answers), at_most=1)
-claim("mended, evaluate tells seen images from unseen (difference)", seen - unseen, at_least=0.02)
-lucky = "the last batch's loss is reported: over 50 orders of the same images, largest / smallest"
-claim(lucky, last.max() / last.min(), at_least=1.5)
-claim(
-    "mended, the mean over all images: largest / smallest", mean.max() / mean.min(), at_most=1.0001
-)
+erratum, mended = ku.errata("002 §5")
+text = "a softmax before a loss that applies its own: ported directly, a perfect network's loss is"
+erratum(f"{text} ln(1 + 9/e), not 0", lowest[softmax_twice], between=(1.461, 1.4613))
+erratum("and the first gradient is shorter, by the factor", shrunk, at_most=0.3)
+mended("with one softmax a perfect network's loss is 0", lowest[F.cross_entropy], at_most=1e-6)
+erratum("the model is given images and labels as one pair: the port stops", the_pair)
+erratum("batch_labels and input_images are never defined", no_labels and no_images)
+erratum("10 epochs make epochs² passes over the data", passes, between=(100, 100))
+mended("10 epochs make 10 passes", mended_passes, between=(10, 10))
+erratum("evaluate ignores its data: answers for train, test and None", len(answers), between=(1, 1))
+mended("evaluate tells seen images from unseen (difference)", seen - unseen, at_least=0.1)
+text = "the last batch's loss is reported: over 50 orders of the same images, largest / smallest"
+erratum(text, last.max() / last.min(), at_least=1.5)
+mended("the mean over all images: largest / smallest", mean.max() / mean.min(), at_most=1.0001)
 
 # %% [markdown]
 # ## The third listing: integers where one-hot rows belong
@@ -415,7 +410,7 @@ def categorical_crossentropy(y_true, probabilities):  # (B, 10), (B, 10)
     return -(y_true * torch.log(probabilities + 1e-7)).sum(1).mean()
 
 
-no_data = fault(lambda: ku.fit(model, (x_train, y_train)))  # noqa: F821, as in the listing
+no_data = fails(lambda: ku.fit(model, (x_train, y_train)))  # noqa: F821, as in the listing
 losses = {
     "integers": lambda p, y: categorical_crossentropy(y.view(-1, 1), p),  # (B, 1) is stretched
     "one-hot": lambda p, y: categorical_crossentropy(F.one_hot(y, 10), p),  # (B, 10)
@@ -445,26 +440,20 @@ gap = (losses["one-hot"](logits.softmax(1), labels) - F.cross_entropy(logits, la
 counts = []
 for valid in (None, digits.valid):
     model = ku.models.mlp(784, 64, 10).to(device)
-    counts.append(len(ku.fit(model, (X[:500], y[:500]), valid, num_epochs=10).valid))
+    counts.append(len(ku.fit(model, one_batch, valid, num_epochs=10).valid))
 
-claim = functools.partial(ku.claim, erratum="003 §5")
-claim("no data are loaded: the listing stops at the name x_train", no_data, at_least=1)
-same = (
+erratum, mended = ku.errata("003 §5")
+erratum("no data are loaded: the listing stops at the name x_train", no_data)
+text = (
     "categorical_crossentropy with integer labels, ported as its formula, calls all digits alike:"
 )
-claim(f"{same} mean of the largest probability", surest["integers"], at_most=0.2)
-claim(
-    "mended: with one-hot rows the MLP reads this many % of the test images",
-    right["one-hot"],
-    at_least=80,
-)
-claim("on one-hot rows it equals F.cross_entropy on integers (difference)", gap, at_most=1e-5)
-claim(
-    "the text evaluates after each epoch; the printed call does so this often", counts[0], at_most=0
-)
-claim(
-    "mended: given validation data, 10 epochs are evaluated this often", counts[1], between=(10, 10)
-)
+erratum(f"{text} mean of the largest probability", surest["integers"], at_most=0.2)
+text = "with one-hot rows the same network reads this many % of the test images"
+mended(text, right["one-hot"], at_least=80)
+mended("and the formula is F.cross_entropy on integers (difference)", gap, at_most=1e-5)
+text = "the text evaluates after each epoch, the printed call so many times in ten epochs:"
+erratum(text, counts[0], between=(0, 0))
+mended("given validation data, 10 epochs are evaluated so often:", counts[1], between=(10, 10))
 
 # %% [markdown]
 # ## Three networks on the same digits
@@ -740,14 +729,15 @@ if ku.profile() == "full":
 #
 # First the ordinary failures: the test images that the first of the three networks misreads.
 
-# %% mystnb={"image": {"alt": "Eight handwritten digits titled with label and answer, such as 1 as 2 and 2 as 9. Two ones drawn with a foot are read as 2; a thick blot, a slanted 1 and a looped 2 are misread too."}, "figure": {"caption": "Up to eight test images that the first network misreads: label, then answer.", "name": "fig-first-networks-wrong"}}
+# %% mystnb={"image": {"alt": "Two rows of handwritten digits titled with label and answer. Some are blots or slanted strokes; others are plain to a person."}, "figure": {"caption": "Up to 16 test images, drawn at random among those that the first network misreads: label, then answer.", "name": "fig-first-networks-wrong"}}
 with torch.no_grad():
-    answer = finals[0](X_test[:1000]).argmax(1)  # (1000,)
-wrong = (answer != y_test[:1000]).nonzero().flatten()[:8]
-fig, axes = plt.subplots(1, 8, figsize=(7, 1.3))
-titles = [f"{y_test[i]} as {answer[i]}" for i in wrong] + [""] * (8 - len(wrong))
-pictures = [X_test[i].cpu() for i in wrong] + [torch.zeros(1, 28, 28)] * (8 - len(wrong))
-ku.plots.image_row(axes, pictures, titles)
+    answer = finals[0](X_test).argmax(1)  # (N,)
+wrong = (answer != y_test).nonzero().flatten()
+wrong = wrong[torch.randperm(len(wrong), generator=torch.Generator().manual_seed(0))][:16]
+titles = [f"{y_test[i]} as {answer[i]}" for i in wrong] + [""] * (16 - len(wrong))
+pictures = [X_test[i].cpu() for i in wrong] + [torch.zeros(1, 28, 28)] * (16 - len(wrong))
+fig, axes = plt.subplots(2, 8, figsize=(7, 2.4))
+ku.plots.image_row(axes.flat, pictures, titles)
 plt.show()
 
 # %% [markdown]
