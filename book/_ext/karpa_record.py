@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +47,26 @@ def load_toml(path: Path) -> Record:
 
 
 def load_results(root: Path, profile: str) -> dict[str, Record]:
-    """Return the recorded runs of one profile, by notebook, in the order of the parts."""
+    """Return the recorded runs of one profile, by notebook, in the book's reading order."""
     paths = sorted((root / "book/results" / profile).glob("*/*.json"))
-    order = {part: i for i, part in enumerate(PARTS)}
-    paths.sort(key=lambda path: order.get(path.parent.name, len(order)))
-    runs = [json.loads(path.read_text("utf-8")) for path in paths]
-    return {run["notebook"]: run for run in runs}
+    runs = {run["notebook"]: run for run in (json.loads(p.read_text("utf-8")) for p in paths)}
+    return {name: runs[name] for name in sorted(runs, key=reading_order(root))}
+
+
+def reading_order(root: Path) -> Callable[[str], tuple[int, int]]:
+    """Return the sort key of a notebook's name: its part, then its place in _toc.yml."""
+    parts = list(PARTS)
+    toc = root / "_toc.yml"
+    listed = re.findall(r"file: notebooks/(\S+)", toc.read_text("utf-8")) if toc.exists() else []
+
+    def key(name: str) -> tuple[int, int]:
+        part = name.split("/")[0]
+        return (
+            parts.index(part) if part in parts else len(parts),
+            listed.index(name) if name in listed else len(listed),
+        )
+
+    return key
 
 
 def notebook_cells(root: Path, notebook: str) -> list[Record]:

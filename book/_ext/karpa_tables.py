@@ -22,6 +22,7 @@ from karpa_record import (
     memory,
     notebook_cells,
     number,
+    reading_order,
     short,
 )
 from sphinx import addnodes
@@ -87,11 +88,13 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[Cell]], kind: str) -> 
 
 
 def linked(text: str) -> nodes.paragraph:
-    """Return text in which addresses are links and `code` stands as code."""
+    """Return text in which addresses are links, `code` stands as code and $formulas$ as such."""
     parts: list[nodes.Node] = []
-    for piece in re.split(r"(https?://[^\s)>;,]+|`[^`]+`)", text):
+    for piece in re.split(r"(https?://[^\s)>;,]+|`[^`]+`|\$[^$]+\$)", text):
         if piece.startswith("http"):
             parts.append(nodes.reference("", piece, refuri=piece))
+        elif len(piece) > 2 and piece[0] == piece[-1] == "$":
+            parts.append(nodes.math("", piece[1:-1]))
         elif piece:
             code = len(piece) > 2 and piece[0] == piece[-1] == "`"
             parts.append(nodes.literal("", piece[1:-1]) if code else nodes.Text(piece))
@@ -215,13 +218,12 @@ class ErrataTable(Generated):
                 where: list[nodes.Node | str] = ["Worked out in "]
                 for name in dict.fromkeys(name for name, _ in found):
                     where += [self.page_link(name), ", "]
-                rows: list[tuple[list[nodes.Node], list[nodes.Node]]] = []
+                rows: dict[str, tuple[list[nodes.Node], list[nodes.Node]]] = {}
                 for _, claim in found:
-                    mended = claim.get("role") == "correction"
-                    if not mended or not rows:
-                        rows.append(([], []))
-                    rows[-1][mended].append(checked_sentence(claim))
-                shown = table(("As printed", "Corrected"), rows, "errata")
+                    both = rows.setdefault(claim.get("printed") or "", ([], []))
+                    both[claim["role"] == "correction"].append(checked_sentence(claim))
+                cells = [[linked(text), *both] for text, both in rows.items()]
+                shown = table(("Printed", "What it does", "Corrected"), cells, "errata")
                 body = [paragraph(*where[:-1], "."), shown]
                 places.append(section(place or "Throughout", f"erratum {document} {place}", *body))
             note = document_note(document)
@@ -383,8 +385,9 @@ class DataSheets(Generated):
             if sheet.get("files"):
                 origin.append("the full set is downloaded when the full profile asks for it")
             rows.append(["Where from", "; ".join(origin) or "see the notes"])
-            users = [n for n in self.env.found_docs if self.uses(root, n, name)]
-            links: list[Cell] = [paragraph(self.page_link(n[10:])) for n in sorted(users)]
+            found = [n.removeprefix("notebooks/") for n in self.env.found_docs]
+            users = [n for n in found if self.uses(root, n, name)]
+            links = [paragraph(self.page_link(n)) for n in sorted(users, key=reading_order(root))]
             rows.append(["Used in", links or "no chapter yet"])
             if files := sheet.get("files"):
                 rows.append(["Files", [self.file_line(*item) for item in files.items()]])
@@ -392,9 +395,9 @@ class DataSheets(Generated):
             out.append(section(sheet.get("title") or name, f"data {name}", shown))
         return out
 
-    def uses(self, root: Path, docname: str, data: str) -> bool:
-        """Return whether a page is a notebook that loads the data set."""
-        script = root / f"{docname}.py"
+    def uses(self, root: Path, notebook: str, data: str) -> bool:
+        """Return whether there is a notebook of this name that loads the data set."""
+        script = root / f"notebooks/{notebook}.py"
         return script.exists() and f"ku.data.{data}(" in script.read_text(encoding="utf-8")
 
     def file_line(self, name: str, facts: Record) -> nodes.paragraph:

@@ -363,10 +363,10 @@ def draw(*shape):
     return torch.randn(*shape, dtype=torch.float64, generator=generator)
 
 
-erratum, mended = ku.errata("001 §4.2")
+erratum, mended = ku.errata("001 §4.2", r"$y = \sigma(\beta W x + a)$")
 W, a, v, beta = draw(5, 3), draw(5), draw(3), 2.5
 gap = (torch.sigmoid(beta * W @ v + a) - torch.sigmoid((beta * W) @ v + a)).abs().max()
-erratum("the undefined β changes nothing: W can absorb it", gap, at_most=1e-12)
+erratum("β is undefined and can be left out: another W does the same", gap, at_most=1e-12)
 truth, guess = draw(40), draw(40)
 gap = ((truth - guess) ** 2).sum() / 40 - F.mse_loss(guess, truth)
 ku.claim("001's squared error is torch's", gap.abs(), at_most=1e-12)
@@ -383,6 +383,8 @@ def bracketed(p, y):
     return -(y * p.log() + (1 - y) * (1 - p).log()).mean()
 
 
+without_brackets = r"$-\frac1n \sum y \log \hat y + (1 - y) \log (1 - \hat y)$"
+erratum, mended = ku.errata("001 §4.2", without_brackets)
 gain = printed(honest, label) - printed(always_yes, label)
 erratum("without brackets, always saying yes has the lower loss (nats)", gain, at_least=5)
 gap = (bracketed(honest, label) - F.binary_cross_entropy(honest, label)).abs()
@@ -402,7 +404,7 @@ mended("for ten classes the sum over one-hot labels (002 §4.3) is right", gap.a
 
 
 # %%
-erratum, mended = ku.errata("002 §4.2")
+erratum, mended = ku.errata("002 §4.2", "$h_l = W_l h_{l-1} + b_l$ for every layer")
 
 
 def chain(x, layers, activation):
@@ -438,6 +440,8 @@ W1, W2, x4, target = draw(4, 3), draw(3, 2), draw(6, 4), draw(6, 2)  # (B, 4) wi
 W1, W2 = W1.requires_grad_(), W2.requires_grad_()
 h1 = torch.tanh(x4 @ W1)  # (B, 3), the layer below W2
 loss = F.mse_loss(h1 @ W2, target)
+rule = r"\frac{\partial L}{\partial h_l} \frac{\partial h_l}{\partial h_{l-1}} \frac{\partial h_{l-1}}{\partial W_l}"
+erratum, mended = ku.errata("002 §4.2", rf"$\frac{{\partial L}}{{\partial W_l}} = {rule}$")
 (last_factor,) = torch.autograd.grad(h1.sum(), W2, retain_graph=True, allow_unused=True)
 erratum("autograd finds no way from a layer's input to its weights", last_factor is None)
 (judge,) = torch.autograd.grad(loss, W2, retain_graph=True)
@@ -445,6 +449,7 @@ by_rule = h1.T @ (2 * (h1 @ W2 - target) / target.numel())  # (3, 2)
 mended("one factor fewer gives autograd's gradient", (by_rule - judge).abs().max(), at_most=1e-12)
 
 each = F.cross_entropy(logits, torch.tensor(labels), reduction="none")  # (B,)
+erratum, mended = ku.errata("002 §4.2", r"$L = \frac1N \sum_{i=1}^N L(h_N, y_i)$")
 off = (each[: len(layers)].mean() / each.mean() - 1).abs()
 erratum("with N the number of layers the loss is off by a share of", off, at_least=0.01)
 gap = (each.mean() - cross_entropy(forward(params, x)[2], labels)).abs()
@@ -463,7 +468,8 @@ mended("with N the number of examples it is the loss of step 5", gap, at_most=1e
 # no question of shape arises, and draw 1,000 random networks.
 
 # %%
-erratum, mended = ku.errata("003 §4.2")
+printed_rule = r"\frac{\partial L}{\partial z^1} \sigma'(z^1) \sigma(z^0)"
+erratum, mended = ku.errata("003 §4.2", rf"$\frac{{\partial L}}{{\partial W^0}} = {printed_rule}$")
 w0, b0, w1, b1, x1, t = draw(6, 1000)  # one tiny network a column
 w0, w1 = w0.requires_grad_(), w1.requires_grad_()
 s = torch.sigmoid(w0 * x1 + b0)
@@ -487,7 +493,8 @@ mended("the gradients along the real paths are autograd's", gap, at_most=1e-12)
 
 
 # %%
-erratum, mended = ku.errata("003 §4.3")
+softmax_as_printed = r"$p(y_i | x_i) = e^{f(x_i)} / \sum_j e^{f(x_j)}$"
+erratum, mended = ku.errata("003 §4.3", softmax_as_printed)
 logits, classes = torch.tensor(forward(trained, x)[2]), torch.tensor(labels)  # (B, C), (B,)
 
 
@@ -517,7 +524,7 @@ mended("over the classes and at the label it is torch's cross-entropy", gap, at_
 # shows it. We solve the correct equation by iterating it, then ask what the printed one demands.
 
 # %%
-erratum, mended = ku.errata("003 §4.1")
+erratum, mended = ku.errata("003 §4.1", r"$Q(s, a) = r + \gamma \max_a Q(s', a')$")
 rng = np.random.default_rng(1)
 P = rng.dirichlet(np.ones(3), size=(3, 2))  # (S, A, S') transition probabilities
 reward, gamma, Q = rng.normal(size=(3, 2)), 0.9, np.zeros((3, 2))  # (S, A)
