@@ -19,7 +19,7 @@ except ModuleNotFoundError:
     )
     raise SystemExit(2) from None
 
-from karpa_utils import _torchvision, data, errors, models, plots
+from karpa_utils import _torchvision, data, errors, models, plots, simplify
 from karpa_utils.claims import ClaimError, attempt, claim, errata, glue
 from karpa_utils.errors import BadInput
 from karpa_utils.plots import table
@@ -54,6 +54,7 @@ __all__ = [
     "plots",
     "profile",
     "rehearsal_steps",
+    "simplify",
     "start",
     "table",
 ]
