@@ -59,7 +59,7 @@ def claim(
     between: tuple[float, float] | None = None,
     role: Role = "",
     erratum: str | None = None,
-    printed: str | None = None,
+    formula: str | None = None,
     rests_on: tuple[str, ...] = (),
 ) -> None:
     """Print `sentence` with a tick and its bound; raise `ClaimError` if it does not hold.
@@ -72,7 +72,7 @@ def claim(
         must fall short of the headline's bound, "solution" for an exercise.
     erratum: where in the documents the fault stands ("001 §4.2"); makes it an entry of the
         errata page. With role="correction" it stands there beside the fault claimed before it.
-    printed: what the documents print there, as short as can be: `code` or $formula$.
+    formula: what the documents print there, or should; as short as can be: `code` or $math$.
     rests_on: labels of printed numbers with a declared tolerance on which this claim rests;
         a test checks that the tolerance is at most a third of the claim's margin.
     """
@@ -92,19 +92,22 @@ def claim(
         at_most=None if value is True or high == math.inf else high,
         role=role or ("erratum" if erratum else ""),
         erratum=erratum,
-        printed=printed,
+        formula=formula,
         rests_on=list(rests_on),
     )
 
 
-def errata(where: str, printed: str) -> tuple[Callable[..., None], Callable[..., None]]:
+def errata(
+    where: str, printed: str, corrected: str
+) -> tuple[Callable[..., None], Callable[..., None]]:
     """Return two kinds of `claim` for a fault of the documents: (erratum, mended).
 
-    where: the place in the documents ("001 §4.2"); printed: what stands there. `erratum` says
-    what that does, `mended` what its correction does; the errata page shows the three side by side.
+    where: the place in the documents ("001 §4.2"); printed: what stands there; corrected: what
+    should, both as `code` or $math$. `erratum` says what the one does, `mended` what the other;
+    the errata page shows them side by side.
     """
-    erratum = functools.partial(claim, erratum=where, printed=printed)
-    return erratum, functools.partial(erratum, role="correction")
+    erratum = functools.partial(claim, erratum=where, formula=printed)
+    return erratum, functools.partial(claim, erratum=where, formula=corrected, role="correction")
 
 
 def attempt(

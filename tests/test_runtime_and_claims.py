@@ -145,13 +145,13 @@ def test_a_claim_of_something_that_happened_needs_no_bound(capsys):
 
 def test_an_erratum_stands_beside_its_correction(tmp_path, monkeypatch):
     monkeypatch.setenv("KARPA_RECORD", str(tmp_path / "claims.json"))
-    erratum, mended = ku.errata("002 §5", "`model(batch)`")
+    erratum, mended = ku.errata("002 §5", "`model(batch)`", "`model(x)`")
     erratum("the port stops", True)
     mended("it does not", 0, at_most=0)
     fault, correction = json.loads((tmp_path / "claims.json").read_text())
     assert (fault["erratum"], fault["role"], fault["value"]) == ("002 §5", "erratum", True)
     assert (fault["at_least"], fault["at_most"]) == (None, None)
-    assert fault["printed"] == correction["printed"] == "`model(batch)`"
+    assert (fault["formula"], correction["formula"]) == ("`model(batch)`", "`model(x)`")
     assert (correction["erratum"], correction["role"]) == ("002 §5", "correction")
 
 

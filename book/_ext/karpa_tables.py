@@ -114,9 +114,9 @@ def checked_sentence(claim: Record) -> nodes.paragraph:
     parts: list[str | nodes.Node] = [span("✓ ", "tick"), claim["sentence"]]
     if not isinstance(claim.get("value"), bool):
         found = number(claim["value"])
-        text = bound(claim) if bound(claim) == f"= {found}" else f"{found}, claimed {bound(claim)}"
-        parts += [nodes.Text(" "), span(text.removeprefix("= "), "measured")]
-    return paragraph(*parts)
+        text = found if bound(claim) == f"= {found}" else f"{found} ({bound(claim)})"
+        parts += [nodes.Text(": "), span(text, "measured")]
+    return paragraph(*parts, kind="checked")
 
 
 def document_note(document: str) -> list[nodes.Node]:
@@ -218,12 +218,17 @@ class ErrataTable(Generated):
                 where: list[nodes.Node | str] = ["Worked out in "]
                 for name in dict.fromkeys(name for name, _ in found):
                     where += [self.page_link(name), ", "]
-                rows: dict[str, tuple[list[nodes.Node], list[nodes.Node]]] = {}
+                rows: list[tuple[list[nodes.Node], list[nodes.Node]]] = []
+                seen: set[str] = set()
                 for _, claim in found:
-                    both = rows.setdefault(claim.get("printed") or "", ([], []))
-                    both[claim["role"] == "correction"].append(checked_sentence(claim))
-                cells = [[linked(text), *both] for text, both in rows.items()]
-                shown = table(("Printed", "What it does", "Corrected"), cells, "errata")
+                    mended, text = claim["role"] == "correction", claim.get("formula") or ""
+                    if not mended and text not in seen:
+                        rows.append(([], []))
+                    if text not in seen:  # a formula stands above its first sentence
+                        rows[-1][mended].append(linked(text))
+                        seen.add(text)
+                    rows[-1][mended].append(checked_sentence(claim))
+                shown = table(("As printed", "Corrected"), rows, "errata")
                 body = [paragraph(*where[:-1], "."), shown]
                 places.append(section(place or "Throughout", f"erratum {document} {place}", *body))
             note = document_note(document)
@@ -281,15 +286,20 @@ class Headlines(Generated):
                 if roles == ("headline", "control") and len(rows) < 3:
                     rows.append(self.pair(name, method, control))
                     break
-        legend = "Bars: measured in the committed run. Line: the bound that the tests hold it to."
+        legend = (
+            "Bars: measured in the committed run. Line: the bound that the tests hold it to, "
+            "from below for the method and from above for its control."
+        )
         whole = nodes.container("", *rows, paragraph(legend), classes=["k-headlines"])
         return [whole] if rows else []
 
     def pair(self, notebook: str, method: Record, control: Record) -> nodes.container:
         """Return the bars of one headline claim and its control on a common scale."""
-        edge = method["at_most"] if method.get("at_least") is None else method["at_least"]
+        edges = [
+            c["at_most"] if c.get("at_least") is None else c["at_least"] for c in (method, control)
+        ]
         whole = 100 if "%" in method["sentence"] else 0  # percentages share one scale
-        full = max(whole, 1.02 * max(method["value"], control["value"], edge)) or 1.0
+        full = max(whole, 1.02 * max(method["value"], control["value"], *edges)) or 1.0
         sentence = method["sentence"][0].upper() + method["sentence"][1:]
         bars = "".join(
             f'<div class="k-bar {kind}"><span>{label}</span>'
@@ -297,9 +307,9 @@ class Headlines(Generated):
             f'<span class="k-fill" style="width: {100 * value / full:.1f}%"></span>'
             f'<span class="k-bound" style="left: {100 * edge / full:.1f}%"></span></span>'
             f'<span class="k-value">{number(value)}</span></div>'
-            for kind, label, value in (
-                ("method", "Measured", method["value"]),
-                ("control", "Negative control", control["value"]),
+            for kind, label, value, edge in (
+                ("method", "Measured", method["value"], edges[0]),
+                ("control", "Negative control", control["value"], edges[1]),
             )
         )
         head = [paragraph(self.page_link(notebook), kind="k-chapter"), paragraph(sentence)]

@@ -20,8 +20,10 @@
 #
 # **Works out:** documents 000 §5.3, 001 §5 and §7, 003 §7, and the shared training and test
 # folder of 000 §5 (see [the five documents](../../book/five_documents.md)).
+#
 # **Before this:** [the training loop](training_loop.ipynb) and
 # [first networks](first_networks.ipynb).
+#
 # **Costs:** about a minute and less than 1 GiB on two CPU cores; the full profile, with
 # all 70,000 images, is meant for a machine with a GPU.
 # :::
