@@ -374,36 +374,33 @@ def draw(*shape):
 
 
 in_001 = functools.partial(ku.errata, "001 §4.2")
-erratum, _ = in_001(r"$y = \sigma(\beta W x + a)$", "")
+erratum, mended = in_001(r"$y = \sigma(\beta W x + a)$", r"$y = \sigma(W x + a)$")
 W, a, v, beta = draw(5, 3), draw(5), draw(3), 2.5
 gap = (torch.sigmoid(beta * W @ v + a) - torch.sigmoid((beta * W) @ v + a)).abs().max()
 erratum("β is undefined and can be left out: another W does the same", gap, at_most=1e-12)
+gap = (torch.sigmoid(W @ v + a) - torch.sigmoid(F.linear(v, W, a))).abs().max()
+mended("it is torch's affine layer and sigmoid", gap, at_most=1e-12)
 gap = ((v - W[0]) ** 2).sum() / 3 - F.mse_loss(v, W[0])
 ku.claim("001's squared error is torch's", gap.abs(), at_most=1e-12)
 
-label = torch.tensor([1, 0, 0, 1, 0], dtype=torch.float64)
-doubts = torch.tensor([1e-3, 1e-6], dtype=torch.float64)  # nearly sure of yes, then surer
+label, doubts = torch.tensor([1, 0, 0, 1, 0]).double(), torch.tensor([1e-3, 1e-6]).double()
 
 
-def unbracketed(p, y):
-    return (-y * p.log() + (1 - y) * (1 - p).log()).mean()
-
-
-def bracketed(p, y):
-    return -(y * p.log() + (1 - y) * (1 - p).log()).mean()
+def two_class_loss(p, y, sign):  # of the second term: 1 as printed, -1 with brackets
+    return (-y * p.log() + sign * (1 - y) * (1 - p).log()).mean()
 
 
 text, right = r"\sum y \log \hat y + (1 - y) \log (1 - \hat y)", r"\sum [y \log \hat y + …]"
 erratum, mended = in_001(rf"$-\frac1n {text}$", rf"$-\frac1n {right}$")
-less, more = (unbracketed((1 - doubt).expand(5), label) for doubt in doubts)
+less, more = (two_class_loss((1 - doubt).expand(5), label, 1) for doubt in doubts)
 erratum("saying yes to all a thousand times more surely gains (nats)", less - more, at_least=4)
-gap = (bracketed(label / 2 + 0.2, label) - F.binary_cross_entropy(label / 2 + 0.2, label)).abs()
+gap = (two_class_loss(a.sigmoid(), label, -1) - F.binary_cross_entropy(a.sigmoid(), label)).abs()
 mended("with brackets it is torch's binary cross-entropy", gap, at_most=1e-12)
 erratum, mended = in_001("the same loss for labels 0 to 9", r"$-\sum_c y_c \log p_c$ (002 §4.3)")
-less, more = (bracketed(1 - doubt, 7) for doubt in doubts)
+less, more = (two_class_loss(1 - doubt, 7, -1) for doubt in doubts)
 erratum("for class 7, brackets or not, certainty gains without end (nats)", less - more, at_least=4)
-one_hot, logits = F.one_hot(torch.tensor(labels), 10), torch.tensor(forward(params, x)[2])
-gap = F.cross_entropy(logits, torch.tensor(labels)) + (one_hot * logits.log_softmax(1)).sum() / 70
+y70, logits = torch.tensor(labels), torch.tensor(forward(params, x)[2])  # (B,), (B, C)
+gap = F.cross_entropy(logits, y70) + (F.one_hot(y70, 10) * logits.log_softmax(1)).sum() / 70
 mended("the sum over one-hot labels is torch's cross-entropy", gap.abs(), at_most=1e-12)
 
 # %% [markdown]
