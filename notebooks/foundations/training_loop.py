@@ -450,8 +450,8 @@ W1, W2, x4, target = draw(4, 3), draw(3, 2), draw(6, 4), draw(6, 2)  # (B, 4) wi
 W1, W2 = W1.requires_grad_(), W2.requires_grad_()
 h1 = torch.tanh(x4 @ W1)  # (B, 3), the layer below W2
 loss = F.mse_loss(h1 @ W2, target)
-by, rule = r"\frac{\partial L}{\partial h_l}", r"\frac{\partial h_l}{\partial W_l}"
-longer = r"\frac{\partial h_l}{\partial h_{l-1}} \frac{\partial h_{l-1}}{\partial W_l}"
+by, rule = r"\dfrac{\partial L}{\partial h_l}", r"\dfrac{\partial h_l}{\partial W_l}"
+longer = r"\dfrac{\partial h_l}{\partial h_{l-1}} \dfrac{\partial h_{l-1}}{\partial W_l}"
 erratum, mended = in_002(rf"${by} {longer}$", rf"${by} {rule}$")
 (last_factor,) = torch.autograd.grad(h1.sum(), W2, retain_graph=True, allow_unused=True)
 erratum("autograd finds no way from a layer's input to its weights", last_factor is None)
@@ -485,8 +485,8 @@ mended("with a count of its own it is the loss of step 5", gap, at_most=1e-12)
 # no question of shape arises, and draw 1,000 random networks.
 
 # %%
-by = r"\frac{\partial L}{\partial z^1}"
-right = r"\frac{\partial L}{\partial f} \sigma(z^1), \; \frac{\partial L}{\partial z^1} x"
+by = r"\dfrac{\partial L}{\partial z^1}"
+right = r"\dfrac{\partial L}{\partial f} \sigma(z^1), \; \dfrac{\partial L}{\partial z^1} x"
 erratum, mended = ku.errata("003 §4.2", rf"${by} \sigma'(z^1) \sigma(z^0)$", f"${right}$")
 w0, b0, w1, b1, x1, t = draw(6, 1000)  # one tiny network a column
 w0, w1 = w0.requires_grad_(), w1.requires_grad_()
