@@ -205,8 +205,6 @@ with torch.no_grad():
 own, rest = change[2], change[[0, 1, 3, 4, 5, 6, 7, 8]]
 
 # %%
-
-
 erratum, mended = ku.errata(
     "001 §5", "`F.relu(self.conv1(x))`", "`import torch.nn.functional as F`"
 )
