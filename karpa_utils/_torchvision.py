@@ -6,6 +6,8 @@ does not exist", which also breaks `transformers`. Models, transforms, datasets 
 are Python and need only the operators' schemas. This module declares the two schemas that the
 import asks for, and does nothing where torchvision is healthy. `torchvision.ops.nms` and
 `torchvision.io.read_image` still need a matching wheel: calling them raises torch's own error.
+`roi_align` compiles itself at its first call, which needs a C++ compiler and, in torch 2.13, a path
+without a space; TORCHDYNAMO_DISABLE=1 runs it as plain Python.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ from __future__ import annotations
 import copy
 import math
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Literal
@@ -54,19 +55,14 @@ def cost(model: nn.Module, x: Tensor, repeats: int = 30) -> dict[str, float]:
     latency_ms_low and latency_ms_high. repeats=0 leaves the latency out.
     To compare latencies measure them in one interleaved run: `latency`.
     """
-    was_training = model.training
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # the counter does not see into fused attention
+    counter = FlopCounterMode(display=False)
     try:
-        with (
-            torch.no_grad(),
-            sdpa_kernel(SDPBackend.MATH),
-            FlopCounterMode(display=False) as counter,
-        ):
-            model.eval()(x)
+        with _evaluating(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+            model(x)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
-        model.train(was_training)
     found: dict[str, float] = {
         "parameters": sum(p.numel() for p in model.parameters()),
         "bytes": len(save({k: v.contiguous() for k, v in model.state_dict().items()})),
@@ -89,22 +85,30 @@ def latency(
     models: name -> (model, its input). After `warm_up` rounds every round calls each model once,
     so that a busy moment of the machine falls on all of them. Modules run in evaluation mode.
     """
-    modules = [m for m, _ in models.values() if isinstance(m, nn.Module)]
-    modes = [m.training for m in modules]
     times: dict[str, list[float]] = {name: [] for name in models}
-    for module in modules:
-        module.eval()
-    for turn in range(warm_up + repeats):
-        for name, (model, x) in models.items():
-            _wait(x)
-            start = perf_counter()
-            model(x)
-            _wait(x)
-            if turn >= warm_up:
-                times[name].append(1000 * (perf_counter() - start))
-    for module, mode in zip(modules, modes, strict=True):
-        module.train(mode)
-    return {name: tuple(statistics.quantiles(t, n=4)) for name, t in times.items()}  # type: ignore[misc]
+    with _evaluating(*(m for m, _ in models.values() if isinstance(m, nn.Module))):
+        for turn in range(warm_up + repeats):
+            for name, (model, x) in models.items():
+                _wait(x)
+                start = perf_counter()
+                model(x)
+                _wait(x)
+                if turn >= warm_up:
+                    times[name].append(1000 * (perf_counter() - start))
+    return {name: tuple(statistics.quantiles(t, n=4)) for name, t in times.items()}
+
+
+@contextmanager
+def _evaluating(*models: nn.Module) -> Iterator[None]:
+    """Put models into evaluation mode for a while; every layer gets its own mode back."""
+    modes = [(layer, layer.training) for model in models for layer in model.modules()]
+    for model in models:
+        model.eval()
+    try:
+        yield
+    finally:
+        for layer, mode in modes:
+            layer.training = mode
 
 
 def _wait(x: Tensor) -> None:
@@ -198,8 +202,8 @@ class _Tracer:
 
     def join(self, node: fx.Node, tensors: list[fx.Node]) -> None:
         """Tie tensors that are added or multiplied number by number."""
-        shapes = {(_shape(t)[1], self.of(t)[1]) for t in tensors}  # type: ignore[index]
-        ranks = {len(_shape(t)) for t in tensors}  # type: ignore[arg-type]
+        shapes = {(_shape(t)[1], self.of(t)[1]) for t in tensors}
+        ranks = {len(_shape(t)) for t in tensors}
         if len(shapes) > 1 or len(ranks) > 1:
             return self.unknown(node, tensors)
         first, repeat = self.of(tensors[0])
@@ -249,7 +253,7 @@ class _Tracer:
         elif (
             plain and isinstance(layer, nn.Flatten) and (layer.start_dim, layer.end_dim) == (1, -1)
         ):
-            self.group[node] = (source, repeat * math.prod(_shape(tensors[0])[2:]))  # type: ignore[index]
+            self.group[node] = (source, repeat * math.prod(_shape(tensors[0])[2:]))
         else:
             self.unknown(node, tensors)
 
@@ -302,9 +306,9 @@ def importances(
 ) -> list[Tensor]:
     """Return one score for each channel of each group, (channels,); small ones are cut first.
 
-    magnitude: Euclidean norm of the weights that compute the channel {Li et al. 2017}.
+    magnitude: Euclidean norm of the weights that compute the channel (Li et al. 2017).
     taylor: squared first-order estimate of what the loss gains when the channel's weights become
-        zero, summed over batches {Molchanov et al. 2019}; needs `data`.
+        zero, summed over batches (Molchanov et al. 2019); needs `data`.
     random: the control.
     """
     layers = dict(model.named_modules())
@@ -333,19 +337,17 @@ def importances(
 
 def _taylor(model, layers, groups, data, loss, batch_size) -> list[Tensor]:
     """Return the sum over batches of (gradient · weight)², per channel."""
-    was_training = model.training
-    model.eval()  # the running statistics are not to move
     scores = [torch.zeros(group.channels) for group in groups]
     weights = [layers[p.layer].weight for group in groups for p in group.outputs]
-    for x, y, _ in batches(data, batch_size):
-        gradients = iter(torch.autograd.grad(loss(model(x), y), weights))
-        for score, group in zip(scores, groups, strict=True):
-            change = sum(
-                _by_channel(next(gradients) * layers[part.layer].weight.detach(), group)
-                for part in group.outputs
-            )
-            score += change.square().cpu()
-    model.train(was_training)
+    with _evaluating(model):  # the running statistics are not to move
+        for x, y, _ in batches(data, batch_size):
+            gradients = iter(torch.autograd.grad(loss(model(x), y), weights))
+            for score, group in zip(scores, groups, strict=True):
+                change = sum(
+                    _by_channel(next(gradients) * layers[part.layer].weight.detach(), group)
+                    for part in group.outputs
+                )
+                score += change.square().cpu()
     return scores
 
 
@@ -373,7 +375,7 @@ def prune_channels(
     it is; batch norms keep their statistics for the channels that stay. At least one channel stays
     in each group.
     Raises BadInput for a ratio outside (0, 1), a model that cannot be traced or has nothing to
-    prune, or a layer that is used twice. Taught in simplification/layers_and_neurons.
+    prune, or a layer that is used twice. To be taught in the simplification part.
     """
     if not 0 < ratio < 1:
         raise BadInput(f"The pruning ratio is the share to remove, between 0 and 1, not {ratio}.")

@@ -186,7 +186,8 @@ def test_torchvision_works_beside_this_torch():
         "print(models.resnet18()(torch.zeros(2, 3, 32, 32)).shape[1],"
         "roi_align(torch.ones(1, 1, 8, 8), box, 2).sum().item())"
     )
-    assert script(code).stdout.split() == ["1000", "4.0"]
+    done = script(code, TORCHDYNAMO_DISABLE="1")  # roi_align would compile: slow, and no spaces
+    assert done.stdout.split() == ["1000", "4.0"], done.stderr
 
 
 def test_the_torchvision_module_leaves_a_healthy_one_alone(monkeypatch):

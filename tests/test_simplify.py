@@ -16,6 +16,7 @@ DIGITS, PHOTOS = torch.randn(3, 1, 28, 28), torch.randn(3, 3, 64, 64)
 MODELS = {
     "mlp": (lambda: ku.models.mlp(784, 64, 32, 10), DIGITS),
     "small_cnn": (lambda: ku.models.small_cnn(width=16), DIGITS),
+    "small_resnet": (lambda: ku.models.small_resnet(2, 8), DIGITS),
     "resnet18": (lambda: torchvision.models.resnet18(num_classes=10), PHOTOS),
     "mobilenet_v3_small": (lambda: torchvision.models.mobilenet_v3_small(num_classes=10), PHOTOS),
 }
@@ -156,12 +157,13 @@ def test_cost_counts_parameters_and_the_bytes_of_the_file(tmp_path):
     from safetensors.torch import save_file
 
     model = ku.models.small_cnn(width=8).train()
+    model[1].eval()  # one layer frozen, as in fine-tuning
     found = ku.simplify.cost(model, DIGITS, repeats=4)
     save_file(model.state_dict(), tmp_path / "model.safetensors")
     assert found["bytes"] == (tmp_path / "model.safetensors").stat().st_size
     assert found["parameters"] == sum(p.numel() for p in model.parameters())
     assert 0 < found["latency_ms_low"] <= found["latency_ms"] <= found["latency_ms_high"]
-    assert model.training  # its mode is put back
+    assert model.training and not model[1].training  # their modes are put back
 
 
 def test_latency_takes_turns():
