@@ -48,7 +48,7 @@ regimes: setup ## compare every notebook under five kinds of arithmetic
 
 bench: setup ## the benchmarks, each beside its peers (installs requirements-bench.txt)
 	@$(PY) -m pip --disable-pip-version-check --quiet install $(PIP_ARGS) -r requirements-bench.txt
-	@for script in benchmarks/*.py; do $(PY) "$$script" || exit; done
+	@for script in $(filter-out %/common.py, $(wildcard benchmarks/*.py)); do PYTHONPATH=. $(PY) "$$script" || exit; done
 
 clean: ## remove what was built, the environment included
 	@rm -rf .venv _build .pytest_cache .ruff_cache karpa_utils.egg-info

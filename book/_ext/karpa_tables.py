@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -349,6 +350,29 @@ class ExecutionTable(Generated):
         return out
 
 
+class BenchmarksTable(Generated):
+    """Every benchmark's goals, what was measured, and on what."""
+
+    nothing_yet = "No benchmark has been run yet."
+
+    def build(self, root: Path) -> list[nodes.Node]:
+        """Return one table, and the machine and versions of each benchmark."""
+        rows: list[list[Cell]] = []
+        notes: list[nodes.Node] = []
+        for path in sorted((root / "benchmarks/results").glob("*.json")):
+            run = json.loads(path.read_text("utf-8"))
+            for goal in run["goals"]:
+                mark = span("✓ ", "tick") if goal["reached"] else nodes.strong("", "missed: ")
+                rows.append([paragraph(mark, goal["sentence"]), bound(goal), number(goal["value"])])
+            versions = ", ".join(f"{k} {v}" for k, v in run["versions"].items())
+            script = nodes.literal("", f"benchmarks/{path.stem}.py")
+            facts = f": {run['date']}, {run['hardware']}, {versions}."
+            notes.append(paragraph(script, facts, kind="fine-print"))
+        if not rows:
+            return []
+        return [table(("Goal", "Bound", "Measured"), rows, "claims"), *notes]
+
+
 class TolerancesTable(Generated):
     """The tolerance that each notebook declares for numbers that differ between processors."""
 
@@ -460,6 +484,7 @@ def add_directives(app: Sphinx) -> None:
         "results-table": ResultsTable,
         "headlines": Headlines,
         "execution-table": ExecutionTable,
+        "benchmarks-table": BenchmarksTable,
         "tolerances-table": TolerancesTable,
         "data-sheets": DataSheets,
         "five-documents": FiveDocuments,

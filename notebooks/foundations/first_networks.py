@@ -734,7 +734,7 @@ def digit_net():
     return DigitNet(**ku.pick(laptop={}, full={"width": 48, "convolutions": 2, "dropout": 0.3}))
 
 
-# %% tolerance={"plain recipe (%)": 0.5, "chosen recipe (%)": 0.2, "fn_final": 0.2, "fn_final_low": 0.5, "fn_final_high": 0.5, "fn_shuffled": 5}
+# %% tolerance={"plain recipe (%)": 0.5, "chosen recipe (%)": 0.2, "fn_final": 0.2, "fn_final_low": 0.5, "fn_final_high": 0.5, "fn_shuffled": 5, "fn_sampling": 0.1}
 X_all, y_all = (torch.cat(part).to(device) for part in zip(digits.train, digits.valid, strict=True))
 builds, recipes = {"CNN (002)": cnn, "DigitNet": digit_net}, (train_plainly, train_well)
 four, nets = {}, {}  # (network, recipe) -> accuracies (3,) and the networks themselves
