@@ -127,7 +127,7 @@ def main() -> None:
     means = {name: statistics.mean(values) for name, values in times.items()}
     ratio = means["peer"] / means["ours"]
     print(f"ours {means['ours']:.1f} s, peer {means['peer']:.1f} s")
-    text = "seconds to 99 % on MNIST: the plain recipe's divided by ours, mean of five seeds"
+    text = f"seconds to 99 % on MNIST: the plain recipe's over ours, means of {options.seeds} seeds"
     goals = [{"sentence": text, "value": round(ratio, 1), "at_least": 10}]
     save(OUT, about("torch") | {"target": TARGET, "seconds": times, "mean": means}, goals)
 
