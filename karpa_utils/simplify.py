@@ -20,7 +20,6 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -149,16 +148,26 @@ def channel_groups(model: nn.Module, x: Tensor) -> list[Group]:
     Follows convolutions (also depthwise ones), linear layers on (B, F), batch norms, residual
     sums and products, pooling, activations and flattening. Channels that reach anything else, or
     the model's output, stay as they are. Raises BadInput for a model that torch.fx cannot trace and
-    for a layer that is used twice.
+    for a layer, or a layer's weights, that are used twice.
     """
     try:
-        traced = fx.symbolic_trace(copy.deepcopy(model).eval())
-        with torch.no_grad():
-            ShapeProp(traced).propagate(x)
+        with _evaluating(model), torch.no_grad():  # nothing is trained, no statistics move
+            graph = fx.Tracer().trace(model)
+            _Shapes(model, graph=graph).run(x)
     except Exception as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise BadInput(f"The model cannot be traced, so it cannot be pruned: {reason}") from error
-    return _Tracer(dict(traced.named_modules())).groups(traced.graph)
+    return _Tracer(dict(model.named_modules())).groups(graph)
+
+
+class _Shapes(fx.Interpreter):
+    """Runs a traced graph and notes the shape of every tensor in it."""
+
+    def run_node(self, n: fx.Node) -> object:
+        result = super().run_node(n)
+        if isinstance(result, Tensor):
+            n.meta["shape"] = tuple(result.shape)
+        return result
 
 
 class _Tracer:
@@ -231,10 +240,10 @@ class _Tracer:
 
     def visit_layer(self, node: fx.Node, name: str, tensors: list[fx.Node]) -> None:
         layer = self.modules[name]
-        if any(True for _ in layer.parameters()):
-            if id(layer) in self.used:
-                raise BadInput(f"The layer {name!r} is used twice: it cannot be pruned.")
-            self.used.add(id(layer))
+        mine = {id(parameter) for parameter in layer.parameters()}
+        if mine & self.used:
+            raise BadInput(f"The layer {name!r} is used twice: it cannot be pruned.")
+        self.used |= mine
         source, repeat = self.of(tensors[0])
         plain = len(tensors) == 1
         if plain and (isinstance(layer, NORMS) or _depthwise(layer)):
@@ -277,8 +286,7 @@ class _Tracer:
 
 def _shape(node: fx.Node) -> tuple[int, ...] | None:
     """Return the shape of a traced tensor, None for anything else."""
-    shape = getattr(node.meta.get("tensor_meta"), "shape", None)
-    return None if shape is None else tuple(shape)
+    return node.meta.get("shape")
 
 
 def _depthwise(layer: nn.Module) -> bool:
@@ -316,23 +324,20 @@ def importances(
         generator = torch.Generator().manual_seed(seed)
         return [torch.rand(group.channels, generator=generator) for group in groups]
     if kind == "magnitude":
-        return [
-            torch.stack(
-                [
-                    _by_channel(layers[part.layer].weight.detach().square(), group)
-                    for part in group.outputs
-                    if not isinstance(layers[part.layer], NORMS)
-                ]
-            )
-            .sum(0)
-            .sqrt()
-            for group in groups
-        ]
+        return [_magnitude(layers, group) for group in groups]
     if kind != "taylor":
         raise BadInput(f"Unknown importance {kind!r}: choose magnitude, taylor or random.")
     if data is None or not len(data[0]):
         raise BadInput('The importance "taylor" needs data=(X, y): gradients come from images.')
     return _taylor(model, layers, groups, data, loss, batch_size)
+
+
+def _magnitude(layers: dict[str, nn.Module], group: Group) -> Tensor:
+    """Return the length of the weights that compute each channel, batch norms left out."""
+    weights = [layers[part.layer] for part in group.outputs]
+    weights = [layer.weight.detach() for layer in weights if not isinstance(layer, NORMS)]
+    lengths = [torch.linalg.vector_norm(w.reshape(group.channels, -1), dim=1) for w in weights]
+    return torch.linalg.vector_norm(torch.stack(lengths), dim=0)
 
 
 def _taylor(model, layers, groups, data, loss, batch_size) -> list[Tensor]:
@@ -375,7 +380,8 @@ def prune_channels(
     it is; batch norms keep their statistics for the channels that stay. At least one channel stays
     in each group.
     Raises BadInput for a ratio outside (0, 1), a model that cannot be traced or has nothing to
-    prune, or a layer that is used twice. To be taught in the simplification part.
+    prune, or a layer that is used twice. Taught in
+    simplification/layers_and_neurons.
     """
     if not 0 < ratio < 1:
         raise BadInput(f"The pruning ratio is the share to remove, between 0 and 1, not {ratio}.")
@@ -385,12 +391,16 @@ def prune_channels(
     scores = importance
     if not isinstance(scores, list):
         scores = importances(model, groups, scores, **options)
-    small = copy.deepcopy(model)
-    layers = dict(small.named_modules())
+    layers = dict(model.named_modules())
+    cut: dict[int, Tensor] = {}  # id of a tensor of the model -> what stays of it
     for group, keep in zip(groups, _kept(scores, ratio, scope, round_to), strict=True):
         for part in group.parts:
             step = torch.arange(part.repeat)
-            _cut(layers[part.layer], part.dim, (keep[:, None] * part.repeat + step).flatten())
+            rows = (keep[:, None] * part.repeat + step).flatten()
+            _cut(layers[part.layer], part.dim, rows, cut)
+    small = copy.deepcopy(model, cut)  # the memo: where the copy meets these, it takes what stays
+    for layer in small.modules():
+        _describe(layer)
     return small
 
 
@@ -412,26 +422,31 @@ def _kept(scores: list[Tensor], ratio: float, scope: str, round_to: int) -> list
     return [s.topk(n).indices.sort().values.cpu() for s, n in zip(scores, counts, strict=True)]
 
 
-def _cut(layer: nn.Module, dim: int, index: Tensor) -> None:
-    """Keep the rows (dim 0) or columns (dim 1) `index` of a layer's numbers."""
+def _cut(layer: nn.Module, dim: int, index: Tensor, cut: dict[int, Tensor]) -> None:
+    """Note in `cut` the rows (dim 0) or columns (dim 1) `index` of a layer's numbers."""
     index = index.to(layer.weight.device)
     names = ("weight", "bias", "running_mean", "running_var") if dim == 0 else ("weight",)
     for name in names:
         old = getattr(layer, name, None)
         if old is None:
             continue
-        new = old.detach().index_select(dim, index)
-        setattr(
-            layer, name, nn.Parameter(new, old.requires_grad) if name in layer._parameters else new
-        )
-    if isinstance(layer, NORMS):
-        layer.num_features = len(index)
+        new = cut.get(id(old), old).detach().index_select(dim, index)
+        if isinstance(old, nn.Parameter):
+            new = nn.Parameter(new, old.requires_grad)
+        cut[id(old)] = new
+
+
+def _describe(layer: nn.Module) -> None:
+    """Let a layer's own account of its size agree with its weights."""
+    if isinstance(layer, NORMS) and layer.weight is not None:
+        layer.num_features = len(layer.weight)
     elif isinstance(layer, nn.Linear):
-        setattr(layer, ("out_features", "in_features")[dim], len(index))
+        layer.out_features, layer.in_features = layer.weight.shape
     elif _depthwise(layer):
-        layer.groups = layer.in_channels = layer.out_channels = len(index)
-    else:
-        setattr(layer, ("out_channels", "in_channels")[dim], len(index))
+        layer.groups = layer.in_channels = layer.out_channels = len(layer.weight)
+    elif isinstance(layer, CONVOLUTIONS) and not layer.transposed:
+        layer.out_channels = len(layer.weight)
+        layer.in_channels = layer.weight.shape[1] * layer.groups
 
 
 # --- learning from a larger model -------------------------------------------------------------
@@ -452,3 +467,6 @@ def distillation_loss(
         log_target=True,
     )
     return weight * temperature**2 * soft + (1 - weight) * F.cross_entropy(student, y)
+
+
+from karpa_utils.deploy import export_int8, export_onnx  # noqa: E402, F401 part of this module's interface

@@ -198,6 +198,16 @@ class Twice(nn.Module):
         return self.b(self.a(self.a(x.flatten(1))))
 
 
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(784, 784), nn.Linear(784, 784), nn.Linear(784, 10)
+        self.b.weight = self.a.weight
+
+    def forward(self, x):
+        return self.c(self.b(self.a(x.flatten(1))))
+
+
 class Asks(nn.Module):
     def __init__(self):
         super().__init__()
@@ -218,6 +228,7 @@ def test_a_ratio_outside_zero_and_one_is_refused(ratio):
     [
         (ku.models.mlp(784, 10), {}, "nothing to prune"),
         (Twice(), {}, "'a' is used twice"),
+        (Tied(), {}, "'b' is used twice"),
         (Asks(), {}, "cannot be traced"),
         (ku.models.mlp(784, 8, 10), {"importance": "taylor"}, "needs data"),
         (ku.models.mlp(784, 8, 10), {"importance": "beauty"}, "'beauty'"),

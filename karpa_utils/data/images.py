@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import itertools
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -118,6 +119,27 @@ def _profile(profile: str | None) -> str:
     if profile is not None and profile not in runtime.PROFILES:
         raise BadInput(f"Unknown profile {profile!r}: choose one of {', '.join(runtime.PROFILES)}.")
     return profile or runtime.profile()
+
+
+def warp(x: Tensor, degrees: float = 12.0, scale: float = 0.1, shift: float = 2.0) -> Tensor:
+    """Return images (B, C, H, W), each turned, scaled and shifted at random: an augmentation.
+
+    degrees: largest turn to either side; scale: largest relative change of width and of height;
+    shift: largest move in pixels. What comes in from outside is black (0). Draws from torch's global
+    generator. Taught in foundations/first_networks.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    low_high = torch.tensor([math.radians(degrees), scale, scale, shift, shift])
+    draw = (2 * torch.rand(len(x), 5) - 1) * low_high  # (B, 5)
+    angle, (wide, high) = draw[:, 0], (1 + draw[:, 1:3]).T  # (B,) each
+    right, down = 2 * draw[:, 3:].T / x.shape[-1]  # (B,), in half widths
+    cos, sin = angle.cos(), angle.sin()
+    rows = [wide * cos, -high * sin, right, wide * sin, high * cos, down]
+    matrix = torch.stack(rows, 1).view(-1, 2, 3).to(x.device)  # (B, 2, 3)
+    grid = F.affine_grid(matrix, x.shape, align_corners=False)  # (B, H, W, 2)
+    return F.grid_sample(x, grid, align_corners=False)
 
 
 def _needs_full(name: str, profile: str | None) -> None:
