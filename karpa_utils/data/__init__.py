@@ -2,13 +2,16 @@
 
 `registry()` describes all of them without loading any; `fetch()` brings a file here, checked; a
 loader such as `mnist()` returns the embedded or the public set according to the profile.
+`minilm()` is the one pretrained model, kept and checked like a data set.
 """
 
-from karpa_utils.data.images import Images, cifar10, cifar10_jpeg75, fashion_mnist, mnist
+from karpa_utils.data.images import Images, cifar10, cifar10_jpeg75, fashion_mnist, mnist, warp
+from karpa_utils.data.pretrained import Encoder, minilm, minilm_folder, sentence_vectors
 from karpa_utils.data.sources import fetch, registry, source, unpack
 from karpa_utils.data.text import Questions, Sentences, Texts, entities, headlines, questions
 
 __all__ = [
+    "Encoder",
     "Images",
     "Questions",
     "Sentences",
@@ -19,9 +22,13 @@ __all__ = [
     "fashion_mnist",
     "fetch",
     "headlines",
+    "minilm",
+    "minilm_folder",
     "mnist",
     "questions",
     "registry",
+    "sentence_vectors",
     "source",
     "unpack",
+    "warp",
 ]
