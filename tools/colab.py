@@ -62,7 +62,8 @@ class Book:
 
     def install_line(self) -> str:
         """Return the line that installs the helper package at the published commit."""
-        return f'%pip install --quiet "git+https://github.com/{self.repository}@{self.ref}"'
+        where = f"git+https://github.com/{self.repository}@{self.ref}"
+        return f'%pip install --quiet "karpa-utils[notebooks] @ {where}"'
 
 
 @dataclass
