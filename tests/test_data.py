@@ -224,3 +224,18 @@ def test_cifar10_jpeg75_and_the_lossless_records(mirror):
         nearest, second = gaps.topk(2, largest=False).values
         assert nearest < 0.06
         assert nearest < 0.7 * second
+
+
+def test_warp_against_turning_and_shifting_by_hand(monkeypatch):
+    x = torch.zeros(2, 1, 9, 9)
+    x[:, :, 2, 3] = 1.0
+    assert torch.allclose(data.warp(x, 0, 0, 0), x, atol=1e-5)
+    monkeypatch.setattr(torch, "rand", torch.ones)  # the end of every range
+    moved = data.warp(x, degrees=0, scale=0, shift=2.0)  # each pixel looks two right, two down
+    assert torch.allclose(moved, x.roll((-2, -2), (2, 3)), atol=1e-4)
+    turned = data.warp(x, degrees=90, scale=0, shift=0)
+    assert torch.allclose(turned, x.rot90(1, (2, 3)), atol=1e-4)
+    x = torch.zeros(2, 1, 9, 9)
+    x[:, :, 2, 4] = 1.0  # two above the middle
+    smaller = data.warp(x, degrees=0, scale=1.0, shift=0)  # each pixel looks twice as far out
+    assert torch.allclose(smaller[:, :, 3, 4], torch.ones(2, 1), atol=1e-4)
