@@ -110,7 +110,8 @@ def test_a_notebook_is_converted() -> None:
     made = colab.convert({"cells": cells, "metadata": {}}, "notebooks/a/b", BOOK)["cells"]
     text = ["".join(each["source"]) for each in made]
     assert text[0] == "Figure 1 shows 0.50."
-    assert text[1] == '%pip install --quiet "karpa-utils[notebooks] @ git+https://github.com/owner/name@v1.0"\nx = 1'
+    package = "karpa-utils[notebooks] @ git+https://github.com/owner/name@v1.0"
+    assert text[1] == f'%pip install --quiet "{package}"\nx = 1'
     assert text[3] == "**Figure 1.** It falls."
     assert made[2]["outputs"] == [record]
 

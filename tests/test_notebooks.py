@@ -206,6 +206,11 @@ def replace(notebook, old, new):
             out["text"] = out["text"].replace(old, new)
 
 
+def figure_and_table():
+    shown = {"image/png": ""}, {"text/html": "<table></table>"}
+    return [new_output("display_data", data=data) for data in shown]
+
+
 def test_anatomy_accepts_a_good_notebook():
     assert anatomy.problems(*a_good_notebook()) == []
 
@@ -216,6 +221,7 @@ def test_anatomy_accepts_a_good_notebook():
         (lambda n, r: replace(n, "✗ not yet: task 1", "✓ task 1"), "stub of exercise 2"),
         (lambda n, r: replace(n, "✓ task 1 (at most 0)", "✓ task 1 (at most 9)"), "something else"),
         (lambda n, r: n.cells[1].update(execution_count=None), "executed in order"),
+        (lambda n, r: n.cells[3].update(outputs=figure_and_table()), "a figure and a table"),
         (lambda n, r: n.cells[3].metadata.update(tags=["nbval-skip"]), "nbval-skip"),
         (lambda n, r: n.cells[3].update(source="# NBVAL_SKIP"), "by a comment"),
         (lambda n, r: n.cells[3].outputs[0].update(name="stderr"), "stderr"),

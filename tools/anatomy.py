@@ -123,6 +123,8 @@ def _figures(notebook: NotebookNode) -> list[str]:
         if not name or name in names:
             found.append(f"the figure of code cell {number} needs a name of its own")
         names.add(name)
+        if any("text/html" in out.get("data", {}) for out in cell.outputs):
+            found.append(f"code cell {number} shows a figure and a table: both would get its name")
     return found
 
 
