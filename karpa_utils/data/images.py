@@ -125,8 +125,8 @@ def warp(x: Tensor, degrees: float = 12.0, scale: float = 0.1, shift: float = 2.
     """Return images (B, C, H, W), each turned, scaled and shifted at random: an augmentation.
 
     degrees: largest turn to either side; scale: largest relative change of width and of height;
-    shift: largest move in pixels. What comes in from outside is black (0). Draws from torch's global
-    generator. Taught in foundations/first_networks.
+    shift: largest move in pixels. What comes in from outside is black (0). Draws from the global
+    generator of torch. Taught in foundations/first_networks.
     """
     import torch
     import torch.nn.functional as F
