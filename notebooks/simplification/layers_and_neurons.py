@@ -154,8 +154,8 @@ full_cost = counted[DEPTH, WIDTH]
 # needs one correction. Most of the work is in convolutions between two wide layers, where both
 # $C_\text{in}$ and $C_\text{out}$ shrink. So the neurons' share counts twice:
 #
-# $$\text{MACs} \approx \text{base} \times \text{share of layers} \times (\text{share of
-# neurons})^2.$$
+# $$\text{MACs} \approx \text{base} \times \text{share of layers} \times
+# (\text{share of neurons})^2.$$
 
 # %%
 product = {(d, w): full_cost * d / DEPTH * (w / WIDTH) ** 2 for d, w in grid}
