@@ -38,7 +38,7 @@ class Run:
     settings: tuple
 
 
-def _write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes, what: str = "checkpoint") -> None:
     """Write `content` to `path` atomically; raise `BadInput` and leave the old file if it fails."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -52,8 +52,8 @@ def _write_whole(path: Path, content: bytes) -> None:
         with suppress(OSError):  # if the folder itself is missing there is nothing to tidy
             temporary.unlink(missing_ok=True)
         raise BadInput(
-            f"The checkpoint {path} cannot be written ({error.strerror or error}): "
-            "free space or choose another folder; an earlier checkpoint there is still whole."
+            f"The {what} {path} cannot be written ({error.strerror or error}): "
+            f"free space or choose another folder; an earlier {what} there is still whole."
         ) from None
 
 
@@ -71,7 +71,7 @@ def save(path: str | Path, run: Run, history: History, best: dict | None, epoch:
         "epoch": epoch,
     }
     header = json.dumps(_split(state, "", tensors))
-    _write_whole(Path(path), _serialize(tensors, {"state": header}))
+    write_whole(Path(path), _serialize(tensors, {"state": header}))
 
 
 def load(path: str | Path, run: Run) -> tuple[History, dict | None, int]:

@@ -21,6 +21,7 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
+from karpa_utils.checkpoints import write_whole
 from karpa_utils.errors import BadInput
 
 OPSET = 18  # the oldest that torch 2.6's exporter writes; every operator we need is older
@@ -80,7 +81,7 @@ def _export(model: nn.Module, x: Tensor, path: str | Path, choices: tuple | None
         _strip(graph)
         onnx.checker.check_model(graph, full_check=True)
         content = graph.SerializeToString(deterministic=True)
-    _write(path, content)
+    write_whole(path, content, "ONNX file")
     return path
 
 
@@ -211,21 +212,3 @@ def _reason(error: BaseException) -> str:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write the file under a temporary name and rename it; leave nothing behind on failure."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise BadInput(
-            f"{path} cannot be written ({error.strerror or error}): free space or choose another "
-            "path; a file that was there is still whole."
-        ) from None
