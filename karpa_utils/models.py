@@ -68,8 +68,7 @@ def small_resnet(depth: int = 2, width: int = 16, channels: int = 1) -> nn.Seque
     """Return a residual network for 28×28 images and 10 classes.
 
     (B, channels, 28, 28) -> logits (B, 10): a strided stem, then two stages of `depth` blocks with
-    `width` channels at 14×14 and twice as many at 7×7. Taught in
-    simplification/layers_and_neurons.
+    `width` channels at 14×14 and twice as many at 7×7. Taught in simplification/layers_and_neurons.
     """
     stem = [nn.Conv2d(channels, width, 3, 2, padding=1, bias=False), nn.BatchNorm2d(width)]
     blocks = []

@@ -380,8 +380,7 @@ def prune_channels(
     it is; batch norms keep their statistics for the channels that stay. At least one channel stays
     in each group.
     Raises BadInput for a ratio outside (0, 1), a model that cannot be traced or has nothing to
-    prune, or a layer that is used twice. Taught in
-    simplification/layers_and_neurons.
+    prune, or a layer that is used twice. Taught in simplification/layers_and_neurons.
     """
     if not 0 < ratio < 1:
         raise BadInput(f"The pruning ratio is the share to remove, between 0 and 1, not {ratio}.")
