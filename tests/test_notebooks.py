@@ -229,6 +229,7 @@ def test_anatomy_accepts_a_good_notebook():
         (lambda n, r: n.cells[3].outputs[0].update(text="<f at 0x7f12ab34cd>"), "an address"),
         (lambda n, r: n.cells[3].outputs[0].update(text="2026-01-02"), "a date"),
         (lambda n, r: n.cells[3].outputs[0].update(text="took 3.1 s"), "a duration"),
+        (lambda n, r: n.cells[0].update(source=n.cells[0].source + "\n% gone"), "begins with %"),
         (lambda n, r: n.cells[3].metadata.update(tags=[anatomy.IGNORED]), "not compared"),
         (lambda n, r: n.cells[2].update(source="## Data"), "no section «The data»"),
         (lambda n, r: n.cells[0].update(source="Title"), "title"),

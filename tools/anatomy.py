@@ -102,6 +102,8 @@ def _sections(notebook: NotebookNode) -> list[str]:
         found.append("there must be exactly one set-up cell")
     if "{cite}" not in text:
         found.append("nothing is cited")
+    if swallowed := re.findall(r"^%.*$", text, re.MULTILINE):
+        found.append(f"a line of prose begins with %, which MyST leaves out: {swallowed[0][:40]!r}")
     stored = {t.glued for c in code_cells(notebook) for t in compare.texts(c.outputs)}
     for name in re.findall(r"\{glue:text\}`([^`:]+)", text):
         if name not in stored:
