@@ -314,7 +314,8 @@ def importances(
 ) -> list[Tensor]:
     """Return one score for each channel of each group, (channels,); small ones are cut first.
 
-    magnitude: Euclidean norm of the weights that compute the channel (Li et al. 2017).
+    magnitude: Euclidean norm of the weights that compute the channel (after Li et al. 2017, who
+        sum absolute values).
     taylor: squared first-order estimate of what the loss gains when the channel's weights become
         zero, summed over batches (Molchanov et al. 2019); needs `data`.
     random: the control.
