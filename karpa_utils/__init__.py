@@ -19,7 +19,7 @@ except ModuleNotFoundError:
     )
     raise SystemExit(2) from None
 
-from karpa_utils import _torchvision, data, errors, models, plots, simplify
+from karpa_utils import _torchvision, data, errors, explain, models, plots, simplify
 from karpa_utils.claims import ClaimError, attempt, claim, errata, glue
 from karpa_utils.errors import BadInput
 from karpa_utils.plots import table
@@ -47,6 +47,7 @@ __all__ = [
     "device",
     "errata",
     "evaluate",
+    "explain",
     "fit",
     "glue",
     "models",

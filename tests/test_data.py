@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from karpa_utils import data
-from karpa_utils.data import images, sources
+from karpa_utils.data import generated, images, sources
 from karpa_utils.errors import BadInput
 
 ROOT = Path(__file__).parents[1]
@@ -239,3 +239,51 @@ def test_warp_against_turning_and_shifting_by_hand(monkeypatch):
     x[:, :, 2, 4] = 1.0  # two above the middle
     smaller = data.warp(x, degrees=0, scale=1.0, shift=0)  # each pixel looks twice as far out
     assert torch.allclose(smaller[:, :, 3, 4], torch.ones(2, 1), atol=1e-4)
+
+
+# --- generated shapes ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [16, 32])
+def test_shapes_have_nine_cells_each_and_never_touch(size):
+    d = data.shapes(300, size, seed=0)
+    cells = 9 * (size // 16) ** 2
+    assert (d.mask.sum((1, 2)) == cells).all() and (d.distractor.sum((1, 2)) == cells).all()
+    width = size // 16
+    near = torch.nn.functional.max_pool2d(d.mask[:, None].float(), 2 * width + 1, 1, width)[:, 0]
+    assert not (near.bool() & d.distractor).any()  # a gap of at least one cell
+    assert d.X.min() >= 0 and d.X.max() <= 1
+
+
+def test_shapes_are_their_ground_where_nothing_is_painted():
+    d = data.shapes(200, seed=1)
+    painted = (d.mask | d.distractor)[:, None].expand_as(d.X)
+    assert torch.equal(d.X[~painted], d.ground[~painted])
+    color = torch.tensor(generated.COLORS)[d.colors]  # (N, 2, 3)
+    for i, where in enumerate((d.mask, d.distractor)):
+        mean = (d.X * where[:, None]).sum((2, 3)) / 9
+        assert (mean - color[:, i]).abs().max() < 0.05
+
+
+def test_a_shapes_form_is_its_class_and_nothing_else_tells_it():
+    d = data.shapes(4000, seed=2)
+    for row in range(20):
+        rows, columns = d.mask[row].nonzero().T
+        box = d.mask[row, rows.min() : rows.min() + 5, columns.min() : columns.min() + 5]
+        drawn = "\n".join("".join(".#"[cell] for cell in line) for line in box.tolist())
+        assert drawn == "\n".join(generated.GLYPHS[d.classes[d.y[row]]])
+    for other in (d.colors[:, 0], d.colors[:, 1], d.kind):
+        table = torch.zeros(4, 4)
+        table.index_put_((d.y, other), torch.ones(len(d.y)), accumulate=True)
+        expected = table.sum(1, keepdim=True) * table.sum(0) / len(d.y)
+        chi2 = ((table - expected) ** 2 / expected.clamp_min(1e-9)).sum()
+        assert chi2 < 27.9  # 9 degrees of freedom, one false alarm in a thousand
+
+
+def test_shapes_repeat_with_their_seed_and_refuse_odd_sizes():
+    one, two, other = (data.shapes(20, seed=s) for s in (3, 3, 4))
+    assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+    assert not torch.equal(one.X, other.X)
+    for n, size in ((0, 16), (5, 20), (5, 8)):
+        with pytest.raises(BadInput, match="size of 16, 32"):
+            data.shapes(n, size, seed=0)

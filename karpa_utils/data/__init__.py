@@ -5,6 +5,7 @@ loader such as `mnist()` returns the embedded or the public set according to the
 `minilm()` is the one pretrained model, kept and checked like a data set.
 """
 
+from karpa_utils.data.generated import Shapes, shapes
 from karpa_utils.data.images import Images, cifar10, cifar10_jpeg75, fashion_mnist, mnist, warp
 from karpa_utils.data.pretrained import Encoder, minilm, minilm_folder, sentence_vectors
 from karpa_utils.data.sources import fetch, registry, source, unpack
@@ -15,6 +16,7 @@ __all__ = [
     "Images",
     "Questions",
     "Sentences",
+    "Shapes",
     "Texts",
     "cifar10",
     "cifar10_jpeg75",
@@ -28,6 +30,7 @@ __all__ = [
     "questions",
     "registry",
     "sentence_vectors",
+    "shapes",
     "source",
     "unpack",
     "warp",
