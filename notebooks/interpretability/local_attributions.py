@@ -183,7 +183,7 @@ ku.table(columns, caption="What the networks answer when the image is changed, m
 
 # %%
 E = ku.explain
-COUNT = ku.pick(laptop=32, full=200)  # images for each network, others for each
+COUNT = 2 if ku.rehearsal_steps() else ku.pick(laptop=32, full=200)  # images a network explains
 X = test.X[: len(SEEDS) * COUNT].to(device)  # (B, 3, 16, 16)
 y, mask = test.y[: len(X)].to(device), test.mask[: len(X)].to(device)
 gray = torch.full_like(X, 0.5)  # the baseline: what "absent" means, the mean of the ground
@@ -492,7 +492,10 @@ for measure, sign in {"insertion": 1, "deletion": -1, "infidelity": -1, "sparsit
     ours = [sign * scores[m, measure].mean().item() for m in E.METHODS]
     truth = [scores[m, "rank"].mean().item() for m in E.METHODS]
     agreement[measure] = spearmanr(ours, truth).statistic
-columns = {"measure": list(agreement), "ρ with rank": [f"{round(r, 1) + 0:.1f}" for r in agreement.values()]}
+columns = {
+    "measure": list(agreement),
+    "ρ with rank": [f"{round(r, 1) + 0:.1f}" for r in agreement.values()],
+}
 ku.table(columns, caption="Agreement of measures that need no truth with the one that does")
 
 with torch.no_grad():
