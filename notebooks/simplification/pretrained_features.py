@@ -971,7 +971,7 @@ def by_words(_):
 readers = {key: (by_network(net.eval()), usual) for key, net in pipelines.items()}
 milliseconds = ku.simplify.latency(readers | {"words": (by_words, usual)})
 fig, ax = plt.subplots(figsize=(5.6, 3.6))
-marks = {"6 layers, PCA to 38": ("D", "none", (4, -22), "right")}
+marks = {"6 layers, PCA to 38": ("D", "none", (4, -38), "right")}
 for name in ("words", "2 layers", "4 layers", "6 layers", "6 layers, PCA to 38"):
     point = milliseconds[models[name][0]][1], percent(models[name][1])
     form, fill, shift, side = marks.get(name, ("o", "full", (0, 9), "center"))
@@ -1021,7 +1021,7 @@ by_cosine = {}  # lowest cosine -> (neighbor's share, probe's share)
 for key, above in (("near", 0.7), ("wider", 0.6)):
     close = nearest["headlines"].values > above
     by_cosine[above] = [percent(hit[close]) for hit in correct["headlines"].values()]
-    each = ", ".join(f"{share:.0f} %" for share in by_cosine[above])
+    each = " and ".join(f"{share:.0f} %" for share in by_cosine[above])
     ku.glue(**{f"pf_{key}": f"{close.sum()}", f"pf_{key}_shares": each})
 ku.glue(pf_probe_all=f"{percent(correct['headlines']['probe']):.0f}")
 
