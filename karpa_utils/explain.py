@@ -258,9 +258,9 @@ def faithfulness(
         lower is better (Petsiuk et al. 2018). The mean is taken by trapezoids.
     insertion: the same from the baseline back to the image; higher is better.
     infidelity: 1 - squared uncentered correlation, over random squares, between a square's
-        attribution and what the target logit loses without it; 0 is perfect, 1 is blind. It is
-        the infidelity of Yeh et al. (2019) at the best scale of the map, over its value for a map
-        of zeros, so that a method's unit does not count.
+        attribution and what the target logit loses without it; 0 is perfect, 1 is blind or of the
+        wrong sign. It is the infidelity of Yeh et al. (2019) at the best positive scale of the
+        map, over its value for a map of zeros, so that a method's unit does not count.
     completeness: |sum of the map - (logit of x - logit of the baseline)|, in logits; 0 is perfect.
     Raises BadInput as `attribute` does, and for a map of another shape than x or with NaN.
     """
@@ -285,7 +285,9 @@ def faithfulness(
     lost = whole - without  # (D, B)
     said = squares.to(heat.dtype) @ heat.T  # (D, B)
     tiny = torch.finfo(heat.dtype).tiny
-    agree = (lost * said).mean(0).square() / (lost.square().mean(0) * said.square().mean(0) + tiny)
+    agree = (lost * said).mean(0).clamp_min(0).square() / (
+        lost.square().mean(0) * said.square().mean(0) + tiny
+    )
     with torch.no_grad():
         absent = _at(model(baseline), target)
     total = heat.sum(1) - (whole - absent)

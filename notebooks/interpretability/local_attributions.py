@@ -5,18 +5,19 @@
 # them do?**
 #
 # In every image below nine pixels decide the class, and we know which: we painted them. Of the nine
-# pixels that integrated gradients ranks highest, {glue:text}`la_ig_rank` % are among them; by chance
-# it would be {glue:text}`la_chance` %. GradCAM finds {glue:text}`la_cam_rank` %, LIME on patches
-# {glue:text}`la_lime_rank` %. But the same integrated gradients on a network with random weights,
-# which knows nothing, still find {glue:text}`la_ig_random` %: almost half of what looks like insight
-# comes from the picture. And guided backpropagation hardly changes when the network's last layers
-# are replaced by noise. A map that looks right proves little; controls prove more.
+# pixels that integrated gradients ranks highest, {glue:text}`la_ig_rank` % are among them; by
+# chance it would be {glue:text}`la_chance` %. GradCAM finds {glue:text}`la_cam_rank` % and LIME on
+# patches {glue:text}`la_lime_rank` %, where no map so coarse could find more than
+# {glue:text}`la_patches` %. But the same integrated gradients on a network with random weights,
+# which knows nothing, still find {glue:text}`la_ig_random` %, and the contrast of the picture finds
+# {glue:text}`la_contrast` % without any network. Guided backpropagation hardly changes when the
+# network's last layers are replaced by noise.
 #
 # :::{admonition} What you will learn
 # - to write integrated gradients in ten lines, and to check them by an axiom;
 # - what fifteen attribution methods have in common, and how they differ;
 # - to measure a map: is it true to the model, does it show what decides, is it stable?
-# - three controls that any map has to beat: noise, edges, and a network with random weights;
+# - controls that a map has to beat: noise, edges, contrast, and a network with random weights;
 # - to find a shortcut in the data with a map, to repair it, and to prove that it is gone.
 #
 # **Works out:** document 000 §3.2.2, local explanation at the decisive points, and 002 §8.4 (see
@@ -163,19 +164,22 @@ columns["right (%)"] = [f"{statistics.mean(values):.0f}" for values in right.val
 ku.table(columns, caption="What the networks answer when the image is changed, mean of all seeds")
 
 # %% [markdown]
-# Without the glyph the networks guess; with another glyph they follow it; nothing else matters. So
-# the nine pixels are the truth against which maps are judged, not a hope. (A network that reads a
-# form also has to see that the cells around it are empty. We count only the cells.)
+# Without the glyph the networks guess; with another glyph they follow it; distractor and ground do
+# not matter. So the nine pixels are the truth against which maps are judged, not a hope. (A network
+# that reads a form also has to see that the cells around it are empty. We count only the cells,
+# which favors methods that multiply by what is painted; what lies *next to* them is counted apart
+# below.)
 #
 # ## The dumbest baseline
 #
-# A map that knows nothing of the network: random numbers. And a better one that also knows nothing of
-# it: an edge detector. Attribution maps often look like edges, so a map has to beat edges before it
-# is called an explanation {cite}`adebayo2018`. We judge with two measures, defined on the sum
-# of a map over its channels, taken absolutely:
+# A map that knows nothing of the network: random numbers. And two better ones that know nothing of
+# it either: an edge detector, because attribution maps often look like edges {cite}`adebayo2018`,
+# and the contrast $|x - x'|$ to a gray image $x'$, because some methods multiply by it. We judge
+# with two measures, defined on the sum of a map over its channels, taken absolutely:
 #
-# - **rank**: of the nine highest pixels, the share that lies in the glyph;
-# - **mass**: the share of the map's total that lies in the glyph {cite}`arras2022clevrxai`.
+# - **rank**: of the nine highest pixels, the share that lies in the glyph
+#   {cite}`arras2022clevrxai`;
+# - **mass**: the share of the map's total that lies in the glyph.
 #
 # By chance both are {glue:text}`la_chance` %. Each measure is one number an image; an interval of 95 %
 # comes from drawing images with replacement 1,000 times.
@@ -209,15 +213,19 @@ def interval(values: torch.Tensor, draws: int = 1_000) -> tuple[float, float, fl
     return (values.mean().item(), *means.quantile(torch.tensor([0.025, 0.975])).tolist())
 
 
-blind = E.controls(X)  # two maps that know nothing of the network
+blind = E.controls(X) | {"contrast": (X - gray).abs()}  # they know nothing of the network
 for name, map_ in blind.items():
     mean, low, high = interval(100 * E.localization(map_, mask)["rank"])
-    print(f"{name:6s} rank {mean:.0f} % ({low:.0f} to {high:.0f})")
+    print(f"{name:8s} rank {mean:.0f} % ({low:.0f} to {high:.0f})")
 ku.glue(la_chance=f"{100 * 9 / 256:.1f}", la_images=len(X), la_each=COUNT)
+coarse = F.interpolate(F.avg_pool2d(mask[:, None].float(), 4), size=(16, 16))  # (B, 1, 16, 16)
+for name, map_ in {"contrast": blind["contrast"], "patches": coarse}.items():
+    ku.glue(**{f"la_{name}": f"{100 * E.localization(map_, mask)['rank'].mean():.0f}"})
 
 # %% [markdown]
 # Edges do worse than chance: the strongest edges surround the compact block, not the thin glyph. So
-# whoever beats chance here does not do it by drawing edges.
+# this detector is an easy control here. Contrast is a hard one: it marks glyph and distractor
+# alike.
 #
 # ## Integrated gradients, by hand
 #
@@ -280,26 +288,28 @@ plt.show()
 ku.glue(la_gap_32=f"{gaps['Gauss–Legendre'][3]:.1f}")
 
 # %% [markdown]
-# At 32 steps {glue:text}`la_gap_32` % of the answer is unaccounted for: enough for what follows. The
-# network is piecewise linear, so no rule converges fast.
+# At 32 steps {glue:text}`la_gap_32` % of the answer is unaccounted for: enough for what follows.
+# The gradient jumps along the path, so no rule converges fast.
 #
 # ## Fifteen methods
 #
 # `ku.explain.attribute(model, x, target, method)` puts one interface over Captum
 # {cite}`kokhlikyan2020captum`. What it calls:
 #
-# **Gradients.** *Saliency* {cite}`simonyan2014saliency` is $|\partial f / \partial x|$. *SmoothGrad*
-# {cite}`smilkov2017smoothgrad` averages it over noisy copies. *Input × gradient* multiplies by the
-# pixel. *Integrated gradients* we know; *GradientSHAP* {cite}`lundberg2017shap` draws noisy points
-# on the path at random. *DeepLift* {cite}`shrikumar2017deeplift` replaces each nonlinearity's slope by
-# its rise over run between baseline and image, in one backward pass.
+# **Gradients.** *Saliency* {cite}`simonyan2014saliency` is $|\partial f / \partial x|$.
+# *SmoothGrad* {cite}`smilkov2017smoothgrad` averages $|\partial f / \partial x|$ over noisy copies.
+# *Input × gradient* multiplies by the pixel. *Integrated gradients* we know; *GradientSHAP*
+# {cite}`lundberg2017shap` draws noisy points on the path at random. *DeepLift*
+# {cite}`shrikumar2017deeplift` replaces each nonlinearity's slope by its rise over run between
+# baseline and image, in one backward pass.
 #
 # **Other rules on the way back.** *LRP* {cite}`bach2015lrp` hands the logit down layer by layer in
-# proportion to what each input contributed. Its plainest rule (ε) is nothing but input × gradient in
-# a network of ReLUs, as a line below checks; we use the γ rule, which favors positive contributions.
-# *Guided backpropagation* {cite}`springenberg2015guided` also drops every negative signal on its way
-# back. *GradCAM* {cite}`selvaraju2017gradcam` weighs the channels of the last convolution by their
-# mean gradient, a coarse map of 4 × 4; *guided GradCAM* multiplies both.
+# proportion to what each input contributed. Its plainest rule (ε, for small ε) is nothing but input
+# × gradient in a network of ReLUs, as a line below checks for the last layers; we use the γ rule,
+# which favors positive contributions. *Guided backpropagation* {cite}`springenberg2015guided` also
+# drops every negative signal on its way back. *GradCAM* {cite}`selvaraju2017gradcam` weighs the
+# channels of the last convolution by their mean gradient, a coarse map of 4 × 4; *guided GradCAM*
+# multiplies both.
 #
 # **Perturbations** ask only for answers. *Occlusion* {cite}`zeiler2014` slides a gray
 # square of 3 × 3. *Feature ablation* grays out one of 16 patches of 4 × 4 at a time. *LIME*
@@ -347,20 +357,22 @@ plt.show()
 # - **deletion** {cite}`petsiuk2018rise`: turn pixels gray, the highest of the map first; the mean
 #   probability of the class on the way should be low; **insertion**: the same from gray to the image;
 #   it should be high;
-# - **infidelity** {cite}`yeh2019infidelity`: turn random 4 × 4 squares gray; what the map says of the
-#   square should be proportional to what the logit loses. We report 1 − (correlation)², so that 0 is
-#   perfect, 1 is blind, and a method's unit does not count;
+# - **infidelity** {cite}`yeh2019infidelity`: turn random 4 × 4 squares gray; what the map says of
+#   the square should be proportional to what the logit loses. We report 1 − (correlation)², so that
+#   0 is perfect and a method's unit does not count; 1 is blind, or of the wrong sign;
 # - **completeness gap**: how far the map's sum is from $f(x) - f(x')$, as a share of it. Only some
 #   methods promise it.
 #
 # And some ask what the map is like: **sensitivity** {cite}`yeh2019infidelity`, the largest relative
-# change of the map when each number of the image moves by at most 0.02; **stability**, the rank
-# correlation of the maps from two seeds of a method that draws at random; **sparsity**, the Gini index
-# {cite}`chalasani2020concise`, which says nothing about being right.
+# change of the map in four tries in which each number of the image moves by at most 0.02;
+# **stability**, the rank correlation of the maps from two seeds of a method that draws at random;
+# **sparsity**, the Gini index {cite}`chalasani2020concise`, which says nothing about being right.
 #
-# For each network {glue:text}`la_each` images of its own, {glue:text}`la_images` in all. Sensitivity
-# costs four more maps, so only methods that use gradients get it; LIME, KernelSHAP and Shapley
-# sampling are left out there.
+# For each network {glue:text}`la_each` images of its own, {glue:text}`la_images` in all.
+# Sensitivity costs four more maps, so only methods that use gradients get it; the five that perturb
+# are left out there. Rank, mass, sparsity and stability take a map absolutely, the measures of
+# truth to the model take it with its sign; and these turn pixels to the same gray from which
+# integrated gradients start, which favors methods built on it.
 
 
 # %%
@@ -435,20 +447,22 @@ plt.show()
 # %% [markdown]
 # Four methods put most of their highest pixels into the glyph. All four multiply by the difference
 # between image and baseline, or hand on what each input contributed. The plain gradient finds less
-# than half: it is highest *next to* the glyph, where a painted pixel would change the form. That is a
-# true answer to another question.
+# than half, but {glue:text}`la_saliency_near` % of its nine highest pixels lie in the glyph or
+# *next to* it, where a painted pixel would change the form (integrated gradients:
+# {glue:text}`la_integrated_gradients_near` %; by chance {glue:text}`la_random_near` %). That
+# answers another question.
 #
-# Now the diamonds. Integrated gradients, DeepLift and GradientSHAP find {glue:text}`la_ig_random` % and
-# the like **without a trained network**: the difference $x - x'$ is large where something bright is
-# painted, and glyph and distractor are. Half of their success is the picture's. A page that shows
-# their map without this control shows too much.
+# Now the diamonds. Integrated gradients, DeepLift and GradientSHAP find {glue:text}`la_ig_random` %
+# and the like **without a trained network**: the difference $x - x'$ is large where something
+# bright is painted, and glyph and distractor are. The contrast alone, without any network, has
+# {glue:text}`la_contrast` %. What training adds is to tell the two objects apart.
 #
 # The patch methods cannot do better than their patches: where a whole patch shares one value, its
-# nine highest pixels are drawn from sixteen equal ones.
+# nine highest pixels are drawn from sixteen equal ones. A perfect map of 4 × 4 patches would reach
+# {glue:text}`la_patches` %, and LIME and GradCAM are close to that.
 #
-# Intervals are narrow because differences between methods are large and images are many; they say
-# nothing about other kinds of images. Each of the three networks explains its own share of them, so
-# the luck of one training is in the spread too.
+# The intervals are over images, for these three networks, each of which explains its own share; how
+# much another training would change is not in them. They say nothing about other kinds of images.
 
 
 # %% mystnb={"image": {"alt": "Three panels with dots and intervals for fifteen methods: deletion, insertion and infidelity. Most methods have deletion between 0.15 and 0.3 and insertion above 0.85; guided backpropagation and guided GradCAM stand apart with high deletion and low insertion. Integrated gradients, DeepLift and LRP have the lowest infidelity, GradCAM and SmoothGrad the highest."}, "figure": {"caption": "Is the map true to the model? Lower is better for deletion and infidelity, higher for insertion. Gray lines: the map of random numbers.", "name": "fig-attributions-faithfulness"}}
@@ -463,10 +477,10 @@ plt.show()
 
 # %% [markdown]
 # Guided backpropagation is worse than noise here: graying its highest pixels first keeps the class
-# longer than graying at random, because it calls pixels positive that speak against the class. And
-# look at saliency: second to none at insertion, a poor show at rank. Insertion and deletion only ask
-# that *some* of the needed pixels come early, on images of half a glyph that the network has never
-# seen.
+# longer than graying at random, probably because it calls pixels positive that speak against the
+# class. And look at saliency: second to none at insertion, a poor show at rank. Insertion and
+# deletion only ask that *some* of the needed pixels come early, on images of half a glyph that the
+# network has never seen.
 
 # %% mystnb={"image": {"alt": "Three panels with dots and intervals: sensitivity, stability and sparsity. Sensitivity is highest by far for GradCAM and guided GradCAM, with wide intervals. Of the methods that draw at random, LIME and KernelSHAP are the least stable over seeds. Sparsity is lowest for SmoothGrad."}, "figure": {"caption": "What the maps are like. A missing dot: not measured, or nothing is drawn at random.", "name": "fig-attributions-manner"}}
 panels = {"sensitivity": "sensitivity ↓", "stability": "stability ↑", "sparsity": "sparsity"}
@@ -477,9 +491,10 @@ for ax, highest in zip(axes, (None, 1, 1), strict=True):
 plt.show()
 
 # %% [markdown]
-# GradCAM owes its sensitivity to what it drops: a small change of the image flips the sign of a
-# channel's weight. And LIME with 256 random sets of patches is not yet the same map with another seed.
-
+# GradCAM probably owes its sensitivity to what it drops: a small change of the image can flip the
+# sign of a channel's weight, and nearly empty maps make large ratios. And LIME with 256 random sets
+# of patches is not yet the same map with another seed.
+#
 # ## Do the measures agree?
 #
 # If the cheap measures ordered the methods as the truth does, one could use them where no truth is
@@ -508,10 +523,11 @@ columns["gap (%)"] = [f"{100 * values.median():.0f}" for values in gap.values()]
 ku.table(columns, caption="|sum of the map − (f(x) − f(x′))| as a share of f(x) − f(x′), median")
 
 # %% [markdown]
-# With fifteen methods a ρ is uncertain by some 0.4, so only this much can be said: deletion and
-# infidelity order the methods somewhat as the truth does, and insertion does not. Sparsity agrees for
-# a reason that does not carry over: our glyphs are thin. On data with large deciding regions a sparse
-# map would be the wrong one. No cheap measure replaces a truth that was planted.
+# With fifteen methods a ρ is uncertain by about 0.5, and the methods are relatives, so little can
+# be said: deletion and infidelity may order the methods somewhat as the truth does; of insertion
+# there is no sign of it. Sparsity agrees for a reason that does not carry over: our glyphs are
+# thin. On data with large deciding regions a sparse map would be the wrong one. No cheap measure
+# replaces a truth that was planted.
 #
 # Completeness is a promise that DeepLift, KernelSHAP and Shapley sampling keep exactly, and integrated
 # gradients up to their steps. GradientSHAP would keep it on average, were it not for the noise that it
@@ -520,10 +536,11 @@ ku.table(columns, caption="|sum of the map − (f(x) − f(x′))| as a share of
 #
 # ## A cascade of random weights
 #
-# The third control all at once says that a method sees *something* of the network. Layer by layer it
-# says how much {cite}`adebayo2018`: draw the last layer anew, then the last two, and so on, and
+# The third control all at once says that a method sees *something* of the network. Layer by layer
+# it says how much {cite}`adebayo2018`: draw the last layer anew, then the last two, and so on, and
 # correlate each map with the original one. A map that stays as it was while the network loses its
-# mind does not explain the network.
+# mind does not explain the network. (With a reservation: drawing the *last* layers anew leaves the
+# early ones, and a map may keep their part for good reasons {cite}`binder2023`.)
 
 # %% mystnb={"image": {"alt": "Falling lines over the number of randomized layers for six methods. GradCAM falls to about zero at the first layer. Saliency, input times gradient and integrated gradients fall to about a half or less after two layers. Guided backpropagation stays at about 0.9 after the first and 0.7 to 0.85 after the next, and falls only when early layers go."}, "figure": {"caption": "Rank correlation of each map with that of the trained network, as layers are drawn anew from the output backwards. Mean of all networks and images.", "name": "fig-attributions-cascade"}}
 followed = ("guided_backprop", "smoothgrad", "saliency", "integrated_gradients", "lrp", "gradcam")
@@ -542,16 +559,15 @@ ku.plots.label_lines(ax)
 plt.show()
 
 # %% [markdown]
-# With both affine layers gone, the network's answer is noise. Guided backpropagation still draws the
-# same picture, at {glue:text}`la_guided_2`; the plain gradient is down to {glue:text}`la_saliency_2`.
-# (SmoothGrad keeps some of its map to the end: what noise smears over the image is the same for any
-# network.)
-# This is the split that {cite}`adebayo2018` found on ImageNet, on a network a thousand times
-# smaller. The reason is in the rule: what passes only where it is positive depends on the image's
-# edges and the first filters, and hardly on the class. Ask it to explain *another* class, and the
-# map correlates with the first one at {glue:text}`la_guided_other`.
+# With both affine layers gone, the network's answer is noise. Guided backpropagation still draws
+# the same picture, at {glue:text}`la_guided_2`; the plain gradient is down to
+# {glue:text}`la_saliency_2`. (SmoothGrad keeps some of its map to the end.) This is the split that
+# {cite}`adebayo2018` found on ImageNet, on a network a thousand times smaller. The reason is in the
+# rule: what passes only where it is positive depends on the image and the first filters, and hardly
+# on the class {cite}`nie2018,sixt2020`. Ask it to explain *another* class, and the map correlates
+# with the first one at {glue:text}`la_guided_other`.
 
-# %% tolerance={"la_guided_2": 0.03, "la_saliency_2": 0.05, "la_guided_other": 0.03}
+# %% tolerance={"la_guided_2": 0.03, "la_saliency_2": 0.05, "la_guided_other": 0.03, "la_saliency_near": 4, "la_integrated_gradients_near": 3}
 swapped = {
     method: rank_correlation(maps[method], maps_of(method, target=(y + 1) % 4)).mean().item()
     for method in ("guided_backprop", "gradcam")
@@ -563,6 +579,11 @@ for name, key in {
     "ig_random": ("integrated_gradients", "rank, random weights"),
 }.items():
     ku.glue(**{f"la_{name}": f"{100 * scores[key].mean():.0f}"})
+ring = F.max_pool2d(mask[:, None].float(), 3, 1, 1).flatten(1)  # (B, 256) the glyph and around it
+near = {m: maps[m] for m in ("saliency", "integrated_gradients")} | {"random": blind["random"]}
+for name, map_ in near.items():
+    nine = map_.sum(1).abs().flatten(1).topk(9, 1).indices  # (B, 9)
+    ku.glue(**{f"la_{name}_near": f"{100 * ring.gather(1, nine).mean():.0f}"})
 after_two = {method: values[depths.index(2)].mean().item() for method, values in cascade.items()}
 ku.glue(la_guided_2=f"{after_two['guided_backprop']:.2f}")
 ku.glue(la_saliency_2=f"{after_two['saliency']:.2f}")
@@ -571,8 +592,9 @@ ku.glue(la_guided_other=f"{swapped['guided_backprop']:.2f}")
 # %% [markdown]
 # ## What batching buys
 #
-# Occlusion asks the model 196 times, Shapley sampling with ten orders 170 times. Captum asks one at a
-# time by default; `perturbations_per_eval` puts several into one batch. The values stay the same. Does it pay?
+# Occlusion asks the model 196 times, Shapley sampling with ten orders 160 times. Captum asks one at
+# a time by default; `perturbations_per_eval` puts several into one batch. The values stay the same.
+# Does it pay?
 
 # %%
 sizes = (1, 4, 16, 64, 256)
@@ -617,10 +639,11 @@ axes[0].legend()
 plt.show()
 
 # %% [markdown]
-# For one image it pays until the batch has some hundred images, then no more. For 32 images a batch
-# is full from the start: more perturbations at once gain nothing, and past 512 images in all
-# occlusion even slows down, because the activations no longer fit the processor's cache. So
-# `ku.explain` fills each evaluation up to 512 images, whatever the number of images asked about.
+# For one image it pays: occlusion gains until a batch has some hundred images, Shapley sampling
+# until it has the 16 steps of one order, for Captum puts no two orders together. For 32 images a
+# batch is full from the start: more perturbations at once gain nothing, and past 512 images in all
+# occlusion even slows down, probably because the activations no longer fit the processor's cache.
+# So `ku.explain` fills each evaluation up to 512 images, whatever the number of images asked about.
 
 # %% [markdown]
 # ## A shortcut, found and repaired
@@ -684,9 +707,8 @@ plt.show()
 # %% [markdown]
 # The map says where; the intervention says whether it matters. Without the mark
 # {glue:text}`la_unmarked` % of the tees are recognized, and {glue:text}`la_fooled` % of the other
-# glyphs become tees when they get one. The repair costs one line: put the mark on half of all
-# training images, at random, so that it tells nothing. (Painting it over would do as well. Leaving
-# the marked images out would leave no tee.)
+# glyphs become tees when they get one. The repair: photograph again with the mark on a random half
+# of all images, so that it tells nothing. (Leaving the marked images out would leave no tee.)
 
 # %% tolerance={"with the shortcut": 4, "repaired": 2}
 coins = torch.rand(len(train.y), generator=torch.Generator().manual_seed(7)) < 0.5
@@ -713,7 +735,8 @@ ku.glue(la_cam_corner=f"{in_corner['with the shortcut', 'gradcam']:.0f}")
 # %% [markdown]
 # Found, repaired, gone: the mark is still in the image, and neither the answers nor the maps care.
 # Not every map would have found it. GradCAM puts {glue:text}`la_cam_corner` % into the mark that
-# decides everything, little more than the 1.6 % of the image that the mark covers.
+# decides everything; the mark covers 1.6 % of the image. (One cell of its coarse map is four times
+# as large as the mark, so no more than a quarter could go there.)
 #
 # ## Where it fails
 #
