@@ -465,7 +465,7 @@ plt.show()
 # much another training would change is not in them. They say nothing about other kinds of images.
 
 
-# %% mystnb={"image": {"alt": "Three panels with dots and intervals for fifteen methods: deletion, insertion and infidelity. Most methods have deletion between 0.15 and 0.3 and insertion above 0.85; guided backpropagation and guided GradCAM stand apart with high deletion and low insertion. Integrated gradients, DeepLift and LRP have the lowest infidelity, GradCAM and SmoothGrad the highest."}, "figure": {"caption": "Is the map true to the model? Lower is better for deletion and infidelity, higher for insertion. Gray lines: the map of random numbers.", "name": "fig-attributions-faithfulness"}}
+# %% mystnb={"image": {"alt": "Three panels with dots and intervals for fifteen methods: deletion, insertion and infidelity. Most methods have deletion between 0.15 and 0.3 and insertion above 0.85; guided backpropagation and guided GradCAM stand apart with high deletion and low insertion. Integrated gradients, DeepLift and LRP have the lowest infidelity, guided backpropagation and guided GradCAM the highest, near 1."}, "figure": {"caption": "Is the map true to the model? Lower is better for deletion and infidelity, higher for insertion. Gray lines: the map of random numbers.", "name": "fig-attributions-faithfulness"}}
 floor = faithfulness(blind["random"])
 panels = {"deletion": "deletion ↓", "insertion": "insertion ↑", "infidelity": "infidelity ↓"}
 fig, axes = plt.subplots(1, 3, figsize=(7, 5))
