@@ -20,7 +20,7 @@ except ModuleNotFoundError:
     raise SystemExit(2) from None
 
 from karpa_utils import _torchvision, data, errors, explain, models, plots, simplify
-from karpa_utils.claims import ClaimError, attempt, claim, errata, glue
+from karpa_utils.claims import ClaimError, attempt, claim, errata, glue, publish
 from karpa_utils.errors import BadInput
 from karpa_utils.plots import table
 from karpa_utils.runtime import device, pick, profile, rehearsal_steps, start
@@ -54,6 +54,7 @@ __all__ = [
     "pick",
     "plots",
     "profile",
+    "publish",
     "rehearsal_steps",
     "simplify",
     "start",

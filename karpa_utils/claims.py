@@ -6,6 +6,7 @@ import functools
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -132,6 +133,15 @@ def _record(**entry: object) -> None:
         file = Path(path)
         entries = json.loads(file.read_text()) if file.exists() else []
         file.write_text(json.dumps([*entries, entry]))
+
+
+def publish(page: Path) -> None:
+    """Keep a page that the notebook wrote, a self-contained HTML file, with the rendered book.
+
+    Only `make execute` does so, at book/_static/pages/<notebook>/<name of the file>.
+    """
+    if path := os.environ.get("KARPA_RECORD"):
+        shutil.copy(page, Path(path).parent)
 
 
 def glue(**texts: object) -> None:

@@ -159,6 +159,8 @@ def plain_text(page: Page, text: str) -> str:
 
     def link(found: re.Match[str]) -> str:
         target, _, anchor = found[2].partition("#")
+        if "/_static/" in target:  # a page that running the notebook writes anew
+            return found[1]
         if re.match(r"[a-z]+:", target) or not re.search(r"\.(md|ipynb|py)$", target):
             return found[0]
         path = page.resolve(target)

@@ -12,6 +12,7 @@ import os
 import platform
 import re
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,7 @@ import nbformat
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 RESULTS = ROOT / "book" / "results"
+PAGES = ROOT / "book" / "_static" / "pages"
 PACKAGES = ("torch", "numpy")  # those that every notebook's numbers rest on
 
 
@@ -162,6 +164,10 @@ def main() -> None:
             run(notebook, script.parent)
         seconds = perf_counter() - start
         claims = json.loads(claims_file.read_text()) if claims_file.exists() else []
+        if profile == "laptop" and (pages := sorted(Path(folder).glob("*.html"))):
+            (PAGES / script.stem).mkdir(parents=True, exist_ok=True)
+            for page in pages:
+                shutil.copy(page, PAGES / script.stem)
     if notebook is not None:
         nbformat.write(notebook, script.with_suffix(".ipynb"))
     if recorded:

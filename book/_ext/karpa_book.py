@@ -17,6 +17,7 @@ from urllib.parse import quote
 import karpa_record
 import karpa_tables
 from docutils import nodes
+from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.transforms import SphinxTransform
@@ -98,6 +99,21 @@ class CollapseAdmonitions(SphinxTransform):
             classes += [] if titled else [box.tagname]
             body = box.children[titled:]
             box.replace_self(collapsed("", summary, *body, ids=box["ids"], classes=classes))
+
+
+class LinkStaticPages(SphinxTransform):
+    """Open a link to a page of `_static` in the browser; Sphinx makes a download of it."""
+
+    default_priority = 850
+
+    def apply(self, **kwargs: Any) -> None:
+        """Replace the download by a plain link."""
+        up = "../" * self.env.docname.count("/")
+        for node in list(self.document.findall(addnodes.download_reference)):
+            _, static, path = node["reftarget"].partition("_static/")
+            if static:
+                address = up + static + path
+                node.replace_self(nodes.reference("", "", *node.children, refuri=address))
 
 
 class MendDataFrames(SphinxTransform):
@@ -216,7 +232,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_node(collapsed, html=(visit_collapsed, None))
     entry = (visit_citation, HTML5Translator.depart_citation)
     app.add_node(nodes.citation, override=True, html=entry)
-    for repair in (CollapseAdmonitions, MarkChinese, MendDataFrames):
+    for repair in (CollapseAdmonitions, LinkStaticPages, MarkChinese, MendDataFrames):
         app.add_transform(repair)
     karpa_tables.add_directives(app)
     app.connect("config-inited", use_local_mathjax)
