@@ -12,6 +12,7 @@ from torch import nn
 
 import karpa_utils as ku
 from karpa_utils import explain
+from karpa_utils.explain import attribution
 
 COMPLETE = ("integrated_gradients", "deeplift", "kernel_shap", "shapley_sampling")
 
@@ -94,7 +95,7 @@ def exact_shapley(model, x, y, patch: int = 4) -> torch.Tensor:
                 on = sum((grid == p for p in team), torch.zeros(8, 8, dtype=torch.bool))
                 for player in set(range(players)) - set(team):
                     with_it, without = x * (on | (grid == player)), x * on
-                    gain = explain._at(model(with_it) - model(without), y)
+                    gain = attribution._at(model(with_it) - model(without), y)
                     found[:, player] += weight / math.factorial(players) * gain
     return found
 
@@ -133,7 +134,7 @@ def test_lrp_folds_batch_norms_and_keeps_the_total():
         if getattr(module, "bias", None) is not None:
             nn.init.zeros_(module.bias)  # without biases no rule loses relevance
     nn.init.zeros_(model[1].running_mean)
-    logits = explain._at(model(x), y)
+    logits = attribution._at(model(x), y)
     total = explain.attribute(model, x, y, "lrp").sum((1, 2, 3))
     assert torch.allclose(total, logits, rtol=1e-3)
 
@@ -143,7 +144,7 @@ def test_complete_methods_are_complete(method):
     model, x, y = network(), images(3), torch.tensor([0, 1, 1])
     found = explain.attribute(model, x, y, method, samples=200)
     gap = explain.faithfulness(model, x, y, found)["completeness"]
-    assert gap.max() < 0.01 * explain._at(model(x) - model(0 * x), y).abs().max()
+    assert gap.max() < 0.01 * attribution._at(model(x) - model(0 * x), y).abs().max()
 
 
 # --- measures -----------------------------------------------------------------------------------
@@ -182,7 +183,7 @@ def test_infidelity_is_zero_for_the_truth_at_any_scale_and_near_one_for_noise():
 def test_infidelity_is_captums_over_that_of_a_map_of_zeros():
     model, x, y = network(), images(3), torch.tensor([0, 1, 1])
     heat = explain.attribute(model, x, y, "input_x_gradient")
-    squares = explain._squares(64, 8, 8, 4, seed=0).view(64, 1, 8, 8)
+    squares = attribution._squares(64, 8, 8, 4, seed=0).view(64, 1, 8, 8)
     turn = iter(squares.repeat_interleave(1, 0))
 
     def switch(inputs):  # one square at a time for all images: what is taken away, what remains
