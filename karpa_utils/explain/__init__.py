@@ -4,6 +4,7 @@ What they mean is taught in interpretability/local_attributions and interpretabi
 """
 
 from karpa_utils.explain.attribution import (
+    GRADIENT_METHODS,
     METHODS,
     attribute,
     controls,
@@ -17,6 +18,7 @@ from karpa_utils.explain.attribution import (
 from karpa_utils.explain.global_report import report
 
 __all__ = [
+    "GRADIENT_METHODS",
     "METHODS",
     "attribute",
     "controls",

@@ -359,6 +359,7 @@ def _leaning(f):
         others = ", ".join(f.features[j] for j in f.twins[i] if j != i) or "none"
         rows.append((f.features[i], _points(f.joint[i]), _points(f.alone[i]), others))
     twins = f" together with its twins ({rows[0][3]})" if rows[0][3] != "none" else ""
+    twins = " of the picture" if f.images else twins
     text = f"""It leans most on «{f.features[one]}»{twins}: exchanging that with another case's
     takes {rows[0][1]} points from the probability of the right answer."""
     if one != two:
@@ -372,7 +373,7 @@ def _leaning(f):
     mean, low, high = f.joint[top].T
     ax.errorbar(mean, range(len(top)), xerr=torch.stack([mean - low, high - mean]), fmt="o")
     ax.set_yticks(range(len(top)), [f.features[i] for i in top])
-    ax.set(xlabel="points lost, with the interval of 95 %")
+    ax.set(xlabel="points lost (95 % interval)")
     if f.images:
         grid = f.joint[:, 0].view(-1, f.columns).numpy()
         left.imshow(grid, cmap="Greys", vmin=0, vmax=max(1, 2 * grid.max()))
