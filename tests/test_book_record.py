@@ -6,6 +6,7 @@ import ast
 import doctest
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -66,3 +67,23 @@ def test_a_glued_number_with_a_comma_stays_a_number(monkeypatch: pytest.MonkeyPa
     keep_glued_text(None, "notebooks/a/b", source)
     stored = json.loads(source[0])["cells"][0]["outputs"][0]["data"][kind]
     assert ast.literal_eval(stored) == "3,500"
+
+
+PAGES = sorted((ROOT / "book/_static/pages").rglob("*.html"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_kept_page_is_linked_by_the_notebook_that_wrote_it(page: Path) -> None:
+    (script,) = (ROOT / "notebooks").glob(f"*/{page.parent.name}.py")
+    assert f"book/_static/pages/{page.parent.name}/{page.name})" in script.read_text("utf-8")
+
+
+def test_a_kept_report_is_of_the_stored_run() -> None:
+    """The sentences that the notebook printed stand in the page that was kept beside it."""
+    notebook = json.loads((ROOT / "notebooks/interpretability/global_report.ipynb").read_text())
+    outputs = [out for cell in notebook["cells"] for out in cell.get("outputs", [])]
+    tables = ["".join(out.get("data", {}).get("text/html", "")) for out in outputs]
+    (table,) = (text for text in tables if "the report on the tumors, in short" in text)
+    printed = re.findall(r'<th scope="row">(.*?)</th>', table)
+    kept = next(page for page in PAGES if page.name == "tumors.html").read_text("utf-8")
+    assert printed == re.findall(r"<li>(.*?)</li>", kept.split("</ul>")[0])

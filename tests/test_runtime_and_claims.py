@@ -204,3 +204,15 @@ def test_table_in_a_terminal_is_aligned(capsys):
     assert [line.index(word) for line, word in zip(lines, ("acc", "97.1", "98"), strict=True)] == [
         15
     ] * 3
+
+
+def test_a_page_is_published_only_where_a_run_is_recorded(monkeypatch, tmp_path):
+    page, folder = tmp_path / "a.html", tmp_path / "record"
+    page.write_text("whole")
+    folder.mkdir()
+    monkeypatch.delenv("KARPA_RECORD", raising=False)
+    ku.publish(page)
+    assert not list(folder.iterdir())
+    monkeypatch.setenv("KARPA_RECORD", str(folder / "claims.json"))
+    ku.publish(page)
+    assert (folder / "a.html").read_text() == "whole"

@@ -141,10 +141,8 @@ def _measure(f: SimpleNamespace, data, classes, features, target: int) -> None:
     f.right = f.called == f.y
     if f.images:
         side = -(-max(X.shape[2:]) // 4)
-        patch, f.columns = (
-            patch_grid(*X.shape[2:], side).expand(X.shape[1:]),
-            -(-X.shape[3] // side),
-        )
+        patch = patch_grid(*X.shape[2:], side).expand(X.shape[1:])
+        f.columns = -(-X.shape[3] // side)
         parts = [(patch.flatten() == c).nonzero().flatten().tolist() for c in patch.unique()]
         places = (divmod(i, f.columns) for i in range(len(parts)))
         f.features = [f"row {row + 1}, column {column + 1}" for row, column in places]
