@@ -24,6 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from karpa_utils.errors import BadInput
+from karpa_utils.runtime import rehearsal_steps
 from karpa_utils.training import Pair, batches
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -83,7 +84,10 @@ def latency(
 
     models: name -> (model, its input). After `warm_up` rounds every round calls each model once,
     so that a busy moment of the machine falls on all of them. Modules run in evaluation mode.
+    A rehearsal of n steps takes 2 n rounds.
     """
+    if steps := rehearsal_steps():
+        repeats, warm_up = min(repeats, 2 * steps), min(warm_up, steps)
     times: dict[str, list[float]] = {name: [] for name in models}
     with _evaluating(*(m for m, _ in models.values() if isinstance(m, nn.Module))):
         for turn in range(warm_up + repeats):

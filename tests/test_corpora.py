@@ -158,6 +158,16 @@ def test_loaders_give_every_row():
     assert data.questions().classes[-1] == "out_of_scope"
 
 
+def test_a_rehearsal_keeps_every_third_training_row(monkeypatch):
+    whole = {name: getattr(data, name)() for name in NAMES}
+    monkeypatch.setenv("KARPA_STEPS", "2")
+    for name in NAMES:
+        few = getattr(data, name)()
+        assert few.train[0] == whole[name].train[0][::3]
+        assert few.train[1] == whole[name].train[1][::3]
+        assert few[1:] == whole[name][1:]
+
+
 def test_tags_are_valid_bio():
     loaded = data.entities()
     for sentences, tags in loaded[:3]:

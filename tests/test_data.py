@@ -58,6 +58,20 @@ def check_parts(loaded, sizes, shape):
     assert len(loaded.classes) == 10
 
 
+def check_rehearsal(few, whole):
+    """A rehearsal's images are some of the whole set's, in its order, with their own labels."""
+    for (X, y), (X_all, y_all), size in zip(few[:3], whole[:3], (1500, 500, 500), strict=True):
+        assert len(X) == len(y) == size
+        assert y.bincount(minlength=10).min() > size // 20
+        rows = {}
+        for row, image in enumerate(X_all):
+            rows.setdefault(image.numpy().tobytes(), []).append(row)
+        found = [rows[image.numpy().tobytes()] for image in X]
+        assert all(int(label) in y_all[at].tolist() for at, label in zip(found, y, strict=True))
+        alone = [at[0] for at in found if len(at) == 1]
+        assert alone == sorted(alone)
+
+
 def test_embedded_mnist(small):
     check_parts(small, (3500, 500, 1000), (1, 28, 28))
     assert counts(small.train[1]) == [350] * 10
@@ -177,6 +191,8 @@ def test_full_mnist(mirror, monkeypatch):
     check_parts(loaded, (55000, 5000, 10000), (1, 28, 28))
     assert counts(loaded.train[1], loaded.valid[1]) == MNIST_TRAIN
     assert counts(loaded.test[1]) == MNIST_TEST
+    monkeypatch.setenv("KARPA_STEPS", "2")
+    check_rehearsal(data.mnist(), loaded)
 
 
 @needs_mirror
@@ -205,7 +221,7 @@ def test_fashion_mnist(mirror):
 
 
 @needs_mirror
-def test_cifar10_jpeg75_and_the_lossless_records(mirror):
+def test_cifar10_jpeg75_and_the_lossless_records(mirror, monkeypatch):
     """The two readers agree: each lossless record has its own JPEG, near in every channel."""
     loaded = data.cifar10_jpeg75(profile="full")
     check_parts(loaded, (45000, 5000, 10000), (3, 32, 32))
@@ -224,6 +240,8 @@ def test_cifar10_jpeg75_and_the_lossless_records(mirror):
         nearest, second = gaps.topk(2, largest=False).values
         assert nearest < 0.06
         assert nearest < 0.7 * second
+    monkeypatch.setenv("KARPA_STEPS", "2")
+    check_rehearsal(data.cifar10_jpeg75(profile="full"), loaded)
 
 
 def test_warp_against_turning_and_shifting_by_hand(monkeypatch):

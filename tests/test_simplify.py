@@ -174,6 +174,14 @@ def test_latency_takes_turns():
     assert set(found) == {"a", "b"}
 
 
+def test_latency_is_short_in_a_rehearsal(monkeypatch):
+    calls = []
+    monkeypatch.setenv("KARPA_STEPS", "2")
+    found = ku.simplify.latency({"a": (calls.append, DIGITS)}, repeats=400, warm_up=40)
+    assert len(calls) == 2 + 4
+    assert set(found) == {"a"}
+
+
 def test_distillation_loss_against_its_parts():
     torch.manual_seed(0)
     student, teacher, y = torch.randn(5, 10), torch.randn(5, 10), torch.arange(5)

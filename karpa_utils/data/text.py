@@ -147,11 +147,19 @@ def bio(marked: str) -> tuple[list[str], list[str]]:
 
 
 def _rows(file: str, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    """Return the rows of a tab-separated file of karpa_utils/corpora; it has no quoting."""
+    """Return the rows of a tab-separated file of karpa_utils/corpora; it has no quoting.
+
+    In a rehearsal only every third training row stays.
+    """
+    from karpa_utils import runtime  # here, not above: it loads torch
+
     path = files("karpa_utils").joinpath("corpora", file)
     with path.open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE))
     for number, row in enumerate(rows, start=2):
         if tuple(row) != columns or None in row.values():
             raise BadInput(f"{path} line {number} does not have the columns {', '.join(columns)}.")
+    if runtime.rehearsal_steps() is not None:
+        training = [row for row in rows if row.get("split") == "train"]
+        rows = training[::3] + [row for row in rows if row.get("split") != "train"]
     return rows

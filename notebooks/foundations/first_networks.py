@@ -338,7 +338,7 @@ passes = int(adam.state[model[0].weight]["step"])  # one optimizer step for each
 answers = {evaluate_as_printed(model, data, 64) for data in (digits.train, digits.test, None)}
 with torch.no_grad():
     each = F.cross_entropy(trained(X[:3500]), y[:3500], reduction="none").cpu()  # (3500,)
-orders = [each[torch.randperm(3500)] for _ in range(50)]
+orders = [each[torch.randperm(len(each))] for _ in range(50)]
 last = torch.stack([losses[-44:].mean() for losses in orders])  # (50,) what the listing reports
 mean = torch.stack([losses.mean() for losses in orders])  # (50,)
 print(

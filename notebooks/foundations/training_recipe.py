@@ -692,7 +692,8 @@ def trained(point, seed):
 SAMPLERS = {"random": optuna.samplers.RandomSampler, "TPE": optuna.samplers.TPESampler}
 found, chosen = {}, {}
 for (name, sampler), epochs in product(SAMPLERS.items(), EPOCHS):
-    searches = [search(sampler(seed=seed), grids[epochs]) for seed in range(100)]
+    num_searches = 5 if ku.rehearsal_steps() else 100
+    searches = [search(sampler(seed=seed), grids[epochs]) for seed in range(num_searches)]
     found[name, epochs] = np.array([best for best, _, _ in searches])  # (100 searches, 30 trials)
     chosen[name, epochs] = np.array([test for _, test, _ in searches])  # (100 searches,)
     if (name, epochs) == ("TPE", 3):

@@ -78,11 +78,11 @@ device = ku.start(seed=0)
 # side, side.
 
 # %% mystnb={"image": {"alt": "Three rows of ten images. Handwritten digits 0 to 9; the blurred but legible mean image of each digit; ten noisy color images, each with one thin colored glyph such as a plus or an L and one small colored block or staircase."}, "figure": {"caption": "One training image of each class, the mean of all of them, and ten generated images titled with their class.", "name": "fig-features-data"}}
-few = 19 if ku.rehearsal_steps() else 1  # a rehearsal looks at every 19th image
+few = 19 if ku.rehearsal_steps() else 1  # a rehearsal draws a 19th of the shapes
 photos = ku.data.cifar10_jpeg75 if ku.rehearsal_steps() else ku.data.cifar10
 images = ku.pick(laptop=ku.data.mnist, full=photos)()
-X, y = (part[::few].to(device) for part in images.train)  # (N, C, S, S), (N,)
-X_test, y_test = (part[::few].to(device) for part in images.test)
+X, y = (part.to(device) for part in images.train)  # (N, C, S, S), (N,)
+X_test, y_test = (part.to(device) for part in images.test)
 CLASSES, SIDE = len(images.classes), X.shape[-1]
 means = torch.stack([X[y == label].mean(0) for label in range(CLASSES)])  # (10, C, S, S)
 shapes = ku.data.shapes(ku.pick(laptop=6_000, full=40_000) // few, seed=0)
@@ -296,7 +296,7 @@ def pictures(score, n, *, fourier=False, jitter=0, smooth=0.0, seed=0):
 def drive(f, targets):
     """Return a function of images (B, C, S, S): how much image i drives f's output targets[i], in
     standard deviations over real images, (B,). f: images -> (B, K)."""
-    real = f(X[:: len(X) // 500])  # (about 500, K)
+    real = f(X[:: len(X) // (500 // few)])  # (about 500, K)
     mean, spread = real.mean(0), real.std(0)  # (K,) each
     return lambda x: ((f(x) - mean) / spread).gather(1, targets[:, None])[:, 0]
 
