@@ -9,12 +9,15 @@ from karpa_utils.data.generated import Shapes, shapes
 from karpa_utils.data.images import Images, cifar10, cifar10_jpeg75, fashion_mnist, mnist, warp
 from karpa_utils.data.pretrained import Encoder, minilm, minilm_folder, sentence_vectors
 from karpa_utils.data.sources import fetch, registry, source, unpack
+from karpa_utils.data.tables import Lending, Records, lending, loanapp, loanapp_raw, recid
 from karpa_utils.data.text import Questions, Sentences, Texts, entities, headlines, questions
 
 __all__ = [
     "Encoder",
     "Images",
+    "Lending",
     "Questions",
+    "Records",
     "Sentences",
     "Shapes",
     "Texts",
@@ -24,10 +27,14 @@ __all__ = [
     "fashion_mnist",
     "fetch",
     "headlines",
+    "lending",
+    "loanapp",
+    "loanapp_raw",
     "minilm",
     "minilm_folder",
     "mnist",
     "questions",
+    "recid",
     "registry",
     "sentence_vectors",
     "shapes",
