@@ -19,7 +19,7 @@ except ModuleNotFoundError:
     )
     raise SystemExit(2) from None
 
-from karpa_utils import _torchvision, data, errors, explain, models, plots, simplify
+from karpa_utils import _torchvision, data, errors, explain, fairness, models, plots, simplify
 from karpa_utils.claims import ClaimError, attempt, claim, errata, glue, publish
 from karpa_utils.errors import BadInput
 from karpa_utils.plots import table
@@ -48,6 +48,7 @@ __all__ = [
     "errata",
     "evaluate",
     "explain",
+    "fairness",
     "fit",
     "glue",
     "models",
