@@ -690,10 +690,9 @@ def trained(point, seed):
 
 
 SAMPLERS = {"random": optuna.samplers.RandomSampler, "TPE": optuna.samplers.TPESampler}
-found, chosen = {}, {}
+found, chosen, tries = {}, {}, range(5 if ku.rehearsal_steps() else 100)
 for (name, sampler), epochs in product(SAMPLERS.items(), EPOCHS):
-    num_searches = 5 if ku.rehearsal_steps() else 100
-    searches = [search(sampler(seed=seed), grids[epochs]) for seed in range(num_searches)]
+    searches = [search(sampler(seed=seed), grids[epochs]) for seed in tries]
     found[name, epochs] = np.array([best for best, _, _ in searches])  # (100 searches, 30 trials)
     chosen[name, epochs] = np.array([test for _, test, _ in searches])  # (100 searches,)
     if (name, epochs) == ("TPE", 3):
