@@ -56,7 +56,8 @@ class Audit:
     @property
     def equalized_odds_difference(self) -> float:
         """The larger of the gaps in true and in false positive rate (Hardt et al. 2016)."""
-        return float(max(self.gap[self.metrics.index(f"{k}_positive_rate")] for k in TRUTHS))
+        columns = map(self.metrics.index, ("true_positive_rate", "false_positive_rate"))
+        return float(max(self.gap[column] for column in columns))
 
     def table(self, *metrics: str, digits: int = 1) -> dict[str, list[str]]:
         """Return columns for `ku.table`: group, members, then each metric in %, with interval."""
@@ -70,9 +71,6 @@ class Audit:
                 for value, low, high in cells
             ]
         return columns
-
-
-TRUTHS = ("true", "false")
 
 
 def intersect(attributes: Mapping[str, ArrayLike]) -> NDArray:

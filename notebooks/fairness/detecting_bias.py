@@ -345,7 +345,7 @@ for name, mine in ({f: [i] for i, f in enumerate(data.features)} | columns_of).i
     )
     shares[name] = 100 * of_d.item(), 100 * of_y.item()
 
-# %% mystnb={"image": {"alt": "Scatter of 25 features as dots and five blocks as squares: share of minority status explained on the horizontal axis, share of approval explained on the vertical axis, in percent. Dots lie in the corner below 5 percent. The square credit history stands at about 1 and 8, the place at 8 and near 0. A cross at 10 percent on both axes marks what an unrecorded reason would need; a curve through it stays clear of all marks."}, "figure": {"caption": "What recorded features (dots) and blocks (squares) explain beyond all others, and (curve) what an unrecorded reason would need to explain to remove the gap.", "name": "fig-detecting-bias-robustness"}}
+# %% mystnb={"image": {"alt": "Scatter of 25 features as dots and five blocks as squares: share of minority status explained on the horizontal axis, share of approval explained on the vertical axis, in percent. Dots lie in the corner below 5 percent. The square credit history stands at 2 and 9, the place at 12 and 1. A cross at 10 percent on both axes marks what an unrecorded reason would need; a curve through it stays clear of all marks."}, "figure": {"caption": "What recorded features (dots) and blocks (squares) explain beyond all others, and (curve) what an unrecorded reason would need to explain to remove the gap.", "name": "fig-detecting-bias-robustness"}}
 fig, ax = plt.subplots(figsize=(6.4, 3.8))
 points = np.array(list(shares.values()))  # (30, 2)
 ax.plot(*points[:25].T, "o", color=ku.plots.PALETTE["teal"], markersize=4)
