@@ -6,6 +6,7 @@ Import it first (`import karpa_utils as ku`): the numeric pins must be set befor
 from karpa_utils import _numerics
 
 _numerics.pin()
+_numerics.keep_memory()
 
 try:
     import torch  # noqa: F401

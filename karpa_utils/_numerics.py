@@ -7,6 +7,7 @@ leaves the shell's own values alone; the numeric regimes (`make regimes`) use th
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import sys
@@ -33,3 +34,16 @@ def pin() -> None:
             "torch was imported before karpa_utils: numbers may differ in the last bits"
         )
     os.environ.update(PINS)
+
+
+def keep_memory() -> None:
+    """Let the C library (glibc) keep freed memory for the next tensor.
+
+    By default every large tensor is fetched from the system and given back, page by page, in each
+    training step. Keeping it changes no bit and saves about a quarter of a small CNN's time.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):  # not every C library has it
+        mallopt(-3, 2**30)  # M_MMAP_THRESHOLD: smaller blocks come from the heap
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the heap does not shrink
