@@ -39,9 +39,9 @@ FACTS = """() => {
   };
 }"""
 
-# axe takes most of the time of these tests, and most of it for thousands of elements that look alike.
-# Of each kind of code token, of formula and of table row a page keeps the first few; further tokens and
-# formulas become plain text where they stand, further rows go.
+# axe takes most of the time of these tests, and most of it for thousands of elements that look
+# alike. Of each kind of code token, of formula and of table row a page keeps the first few; further
+# tokens and formulas become plain text where they stand, further rows go.
 THIN = """() => {
   const seen = new Map();
   const again = (key, keep) => {

@@ -595,7 +595,7 @@ STRENGTH |= {kind: GRID[int(score.argmax())] for kind, score in image_scores.ite
 image_counts = (5, 10, 25, 100, 400)
 for name, n in [(s, n) for s in tasks for n in image_counts if s == main_task or n == 10]:
     learned, builder, _, (X, labels), (X_test, truth) = tasks[name]
-    for seed in range(6):
+    for seed in range(ku.rehearsal_steps() or 6):
         rows, found = draw(labels, n, seed), {}
         for kind in image_scores:
             features = seen[name, kind][seed % len(seen[name, kind])]
