@@ -51,7 +51,7 @@ THIN = """() => {
   for (const token of document.querySelectorAll('.highlight pre span[class]'))
     if (again(token.className, 2)) token.replaceWith(token.textContent);
   for (const formula of document.querySelectorAll('mjx-container'))
-    if (again(formula.getAttribute('display') ?? 'inline', 3)) formula.textContent = 'x';
+    if (again(formula.getAttribute('display') ?? 'inline', 3)) formula.replaceWith('x');
   for (const row of document.querySelectorAll('tbody tr')) {
     const shape = [...row.querySelectorAll('*')].map(e => e.tagName + '.' + e.className);
     if (again(shape.join(' '), 3)) row.remove();

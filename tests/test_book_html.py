@@ -75,19 +75,22 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         context.close()
 
 
+def axe_script() -> str:
+    import axe_playwright_python
+
+    return (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text("utf-8")
+
+
 @pytest.fixture(scope="module")
 def visits(html: Path, site: str, page: Any) -> dict[str, dict[str, Any]]:
     """What one visit to each page has shown, by path."""
-    import axe_playwright_python
-
-    script = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text("utf-8")
     paths = sorted(
         p.relative_to(html).as_posix()
         for p in html.rglob("*.html")
         if "_static" not in p.parts and p != html / "index.html"
     )
     assert len(paths) > 10
-    return {path: visit(page, site + path, script, WIDTHS) for path in paths}
+    return {path: visit(page, site + path, axe_script(), WIDTHS) for path in paths}
 
 
 def check(
@@ -127,6 +130,22 @@ def test_axe_finds_no_fault(visits: dict[str, Any], theme: str) -> None:
             f for f in seen["axe"][theme] if not any(re.search(k, f) for k in KNOWN_FAULTS)
         ],
     )
+
+
+def test_axe_would_see_a_pale_kind_of_token(page: Any, site: str) -> None:
+    """The pages that axe sees are thinned (`browser.THIN`): a kind of token must survive that."""
+    path = "notebooks/foundations/training_loop.html"
+    pale = "<style>.highlight .nn { color: #e8e8e8 !important }</style></head>"
+    page.route("**/" + path, lambda route: paler(route, pale))
+    seen = visit(page, site + path, axe_script(), (1440,))
+    page.unroute("**/" + path)
+    assert any("color-contrast" in fault and ".nn" in fault for fault in seen["axe"]["light"])
+
+
+def paler(route: Any, style: str) -> None:
+    """Answer a request with the page and one more style."""
+    answer = route.fetch()
+    route.fulfill(response=answer, body=answer.text().replace("</head>", style, 1))
 
 
 def test_known_faults_still_exist(visits: dict[str, Any]) -> None:
