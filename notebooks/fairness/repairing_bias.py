@@ -68,7 +68,7 @@ device = ku.start(seed=0)
 # %% [markdown]
 # ## The data
 #
-# Real records never show who would have repaired a refusal. So we build a population. Each person
+# Real records never show who would have repaid after a refusal. So we build a population. Each person
 # has an ability $z$, with deviation 1, that nobody sees. Somebody with luck $\varepsilon$ repays if
 #
 # $$m = \bigl[\,z + 0.4\,\varepsilon > -0.7\,\bigr],$$
