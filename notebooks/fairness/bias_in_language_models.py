@@ -4,8 +4,8 @@
 # **A language model places "nurse" nearer to "she" than to "he". Does a test of such distances say
 # whom a system built on the model will treat differently, and does erasing the distance repair it?**
 #
-# No, twice. In MiniLM, technical and caring occupations differ in their closeness to male and
-# female words by an effect of {glue:text}`bl_d_jobs`, where 2 is the most that can be had. We
+# Not here, twice. In MiniLM, technical and caring occupations differ in their closeness to male
+# and female words by an effect of {glue:text}`bl_d_jobs`, where 2 is the most that can be had. We
 # plant a bias in a classifier: swapping a woman's for a man's name moves its answer by
 # {glue:text}`bl_gap_planted` points on average. A projection that brings the effect down to
 # {glue:text}`bl_d_own` leaves {glue:text}`bl_gap_own` of these points, and a probe still tells
@@ -31,7 +31,7 @@
 # **Before this:** [Pretrained features, reduced](../simplification/pretrained_features.ipynb), for
 # MiniLM, and the probes in [Which words decided?](../interpretability/text_attributions.ipynb).
 #
-# **Costs:** about a minute and less than 2 GiB on two CPU cores. The full profile (all headlines,
+# **Costs:** a minute and a half and less than 2 GiB on two CPU cores. The full profile (all headlines,
 # more names, categories and seeds) is quicker with a GPU and does not need one.
 # :::
 #
@@ -80,13 +80,14 @@ few = ku.rehearsal_steps() is not None  # a rehearsal of the full profile encode
 # {cite}`caliskan2017weat`, which took its own from psychology's implicit association test
 # {cite}`greenwald1998`. The names in `first` and `second` are the 36 first names with which Bertrand
 # and Mullainathan {cite}`bertrand2004` signed invented letters of application in Boston and Chicago;
-# in those cities' birth records the first list was more often given by white, the second by Black
-# parents. The last eight lists are there because they have nothing to do with gender.
+# in birth certificates of Massachusetts the first list was more often given by white, the second by
+# Black parents. The last eight lists are there because they have nothing to do with gender.
 #
-# **What these data cannot support.** A name is not a person. It carries what readers believe about
-# origin, age and class, all at once {cite}`gaddis2017`, and two lists of gendered names leave out
-# everybody who is in neither. All of it is English and most of it North American. And an association
-# in a model is not yet a harm: harm is done to somebody, by a decision {cite}`blodgett2020`.
+# **What these data cannot support.** A name is not a person. It carries what readers believe
+# about origin, age and class, all at once {cite}`gaddis2017`, and two lists of gendered names
+# leave out everybody who is in neither. All of it is English and most of it North American. And
+# an association in a model is not yet a harm; whom it harms, and how, has to be said each time
+# {cite}`blodgett2020`.
 #
 # ## The dumbest baseline
 #
@@ -307,19 +308,20 @@ ku.glue(bl_d_days=f"{bare['weekdays, months × male'][0]:.2f}")
 # Technical and caring occupations differ by {glue:text}`bl_d_jobs`, and in each kind of sentence.
 # So far this is what others found in other models. Three things are less comfortable.
 #
-# **The sentence matters.** Men's names are somewhat more pleasant than women's as bare words and
-# clearly less pleasant in "This is …". A paper that had tried one sentence only could have
-# reported either.
+# **The sentence matters.** Men's names lie somewhat nearer to our pleasant words than women's as
+# bare words and clearly farther from them in "This is …". A paper that had tried one sentence
+# only could have reported either.
 #
 # **The controls do not keep quiet.** {glue:text}`bl_small_controls` of the 16 control tests fall
 # below 0.05, where chance allows about one. Weekdays against months has
 # $d$ = {glue:text}`bl_d_days`, almost that of the occupations.
 #
-# **Effect sizes hide sizes.** That $d$ belongs to a raw gap less than half as large. $d$ divides by
-# the spread, and weekdays hardly differ among themselves.
+# **Effect sizes hide sizes.** That $d$ belongs to a raw gap less than half as large as the
+# occupations'. $d$ divides by the spread, and weekdays hardly differ among themselves.
 #
-# About names: the second list is less pleasant than the first, with a small p-value. The lists
-# differ in rarity as much as in whom one imagines, so the test cannot say which of the two it is.
+# About names: the second list lies farther from our pleasant words than the first, with a small
+# p-value. The lists differ in rarity as much as in whom one imagines, so the test cannot say
+# which of the two it is.
 #
 # ## How much hangs on the words
 #
@@ -360,16 +362,17 @@ ku.table(columns, caption="The effect size d under other choices of words")
 ku.glue(bl_least_half=f"{middle[0][0]:.1f}")
 
 # %% [markdown]
-# The occupations stay above {glue:text}`bl_least_half` in 97.5 % of the half lists. Their sign does
-# not hang on our words. The tests with a $d$ below one can end on either side of zero.
+# The occupations stay above {glue:text}`bl_least_half` in 97.5 % of the half lists. Their sign
+# does not hang on our words. Of the other rows most can end on either side of zero, career and
+# family among them, and weekdays against months as well.
 #
 # ## What does the p-value deny?
 #
 # A small p-value denies its null hypothesis, and this one says: the *targets* are exchangeable.
-# Weekdays and months are not. Words of one category resemble each other, so their associations with
-# anything at all move together, and lists of ten look more unequal than ten independent draws would.
-# The test counts ten words where there are two categories {cite}`ethayarajh2019`. Two other
-# comparisons ask better questions.
+# Weekdays and months are not. Words of one category resemble each other, so their associations
+# with anything at all move together, and lists of ten look more unequal than ten independent
+# draws would. The test counts ten words where there are two categories {cite}`ethayarajh2019`.
+# Two other comparisons ask different questions.
 #
 # **Deal the attributes instead.** The raw gap is symmetric: with
 # $t(a) = \operatorname{mean}_{x} \cos(x, a) - \operatorname{mean}_{y} \cos(y, a)$ it also equals
@@ -432,13 +435,17 @@ plt.show()
 
 # %% [markdown]
 # Of the pairs of random categories {glue:text}`bl_share_pairs` % have a p-value below 0.05 where
-# a valid test would have 5 %, and nobody had any of these categories in mind. "Significant" is
-# what such lists are, about every other time. Weekdays and months are ordinary by their gap. The
+# a test would have 5 % if the category did not matter, and nobody had any of these in mind. (The
+# test is not wrong to reject: words of two categories are not exchangeable. It answers a question
+# that nobody asked. A few categories hold words for relatives, and those should be far apart.)
+# Nearly half of such pairs are "significant". Weekdays and months are ordinary by their gap. The
 # occupations are not: {glue:text}`bl_usual` % of the pairs have a larger gap
 # ({glue:text}`bl_usual_d` % a larger $d$), although the vocabulary's categories include families,
 # first names and royalty, for which gender is the point. Here $d$ and the p-value overstate, the
-# comparison with other categories does not, and the association of occupations survives it. That
-# of career and family is not clear once the attributes are dealt.
+# comparison with other categories does so less, and the association of occupations stands out in
+# it. Dealing the attributes is no way out by itself: three of the four controls stay below 0.05
+# there, too. Male and female words are no exchangeable draws either; they are ten pairs of
+# relatives and pronouns.
 #
 # What is left is a fact about MiniLM's space, not yet a bias in anybody's disfavor
 # {cite}`blodgett2020`. One might even want a model to know that most nurses have been women.
@@ -479,10 +486,11 @@ ku.claim("direction: cosine with scikit-learn's PCA", abs(u.numpy() @ oracle), a
 # **Projection** removes it: $w' = (w - (w \cdot u)\, u) / \lVert \cdot \rVert$. Every word then has
 # the same projection, zero. Does the association vanish?
 #
-# We try three directions: from the ten published pairs; from ten other pairs, none of whose
-# words is in the test; and the difference between the means of the very male and female words
-# with which the test measures. The third is a repair fitted to its own examination. Before any
-# run we had set $d \le 0.3$ as "gone".
+# We remove four things: the direction of ten other pairs, none of whose words is in the test,
+# although four of them are plurals of words that are; that of the ten published pairs, six of
+# which are the test's own words; the first three components of those; and the difference between
+# the means of the very male and female words with which the test measures. The last is a repair
+# fitted to its own examination. Before any run we had set $d \le 0.3$ as "gone".
 
 
 # %%
@@ -518,27 +526,26 @@ ku.glue(bl_d_other=f"{after['ten other pairs'][0]:.2f}")
 ku.glue(bl_raw_left=f"{100 * after['ten published pairs'][1] / after['nothing'][1]:.0f}")
 
 # %% [markdown]
-# The published pairs, half of which are the test's own words, bring $d$ to
-# {glue:text}`bl_d_published`, just short of our bound, and pairs of other words only to
-# {glue:text}`bl_d_other`: a miss, and it stands under the claims. The test's own words reach it.
-# And look at the two columns together: of the raw gap {glue:text}`bl_raw_left` % is left, of $d$
-# far more, and removing *more* components makes $d$ larger again. $d$ is the gap in units of the
-# spread. A projection shrinks both.
+# The published pairs bring $d$ to {glue:text}`bl_d_published`, just short of our bound, and pairs
+# of other words only to {glue:text}`bl_d_other`: both miss it, and the claims record the first
+# miss. The test's own words reach it. And look at the two columns together: of the raw gap
+# {glue:text}`bl_raw_left` % is left, of $d$ far more, because $d$ is the gap in units of the
+# spread and a projection shrinks both. Removing *more* components makes both larger again.
 #
 # ## Lipstick
 #
-# Gonen and Goldberg {cite}`gonen2019` called such repairs lipstick: the vectors no longer differ along
-# the direction, and they still lie sorted by gender in all the others. We test this with labels
-# that do not come from the vectors: first names. Half of the names below train a **probe**, the
-# other half are the question. The controls: the same with the labels shuffled among the names
-# {cite}`hewitt2019control`, where nothing can be learned that holds for unseen names, and the
-# probe's accuracy on its own names, which shows that it could have memorized.
+# Gonen and Goldberg {cite}`gonen2019` called such repairs lipstick: the vectors no longer differ
+# along the direction, and they still lie sorted by gender in all the others. We test this with
+# labels that do not come from the vectors: first names. Half of the names below train a
+# **probe**, the other half test it. The controls: the same with the labels shuffled among the
+# names {cite}`hewitt2019control`, where nothing can be learned that holds for unseen names, and
+# the probe's accuracy on its own names, which shows that it could have memorized.
 #
-# The names are ours, common ones from several languages, each more often given to one gender.
-# They stand in four contexts, and all contexts of a name are on the same side of a split. Two
-# kinds of probe look at them, both without any tuning: logistic regression, which sees what a
-# plane can part, and a support vector machine with radial basis functions, which also sees curved
-# borders.
+# The names are ours, common ones from several languages, sorted by the gender that a reader in
+# North America would most likely assume. They stand in four contexts, and all contexts of a name
+# are on the same side of a split. Two kinds of probe look at them, both without any tuning:
+# logistic regression, which sees what a plane can part, and a support vector machine with radial
+# basis functions, which also sees curved borders.
 
 # %%
 FEMALE = """
@@ -609,10 +616,11 @@ ku.glue(bl_probe_own=f"{probe_own.mean():.0f}", bl_names=len(everyone))
 
 # %% [markdown]
 # With the test's own words removed, $d$ is {glue:text}`bl_d_own`, and the probe is right for
-# {glue:text}`bl_probe_own` % of the unseen names, as if nothing had happened. Words about gender and
-# first names tell gender in different directions, and a probe needs only one. That shuffled labels
-# can be learned by heart and not carried over shows that this is knowledge about names, and not
-# the probe's.
+# {glue:text}`bl_probe_own` % of the unseen names, as if nothing had happened. Words about gender
+# and first names tell gender in different directions, and a probe needs only one. That shuffled
+# labels can be learned by heart and not carried over shows that the probe reads it from the
+# vectors and does not make it up. What it reads may be the spelling, an ending in *a*, as well as
+# anything that MiniLM knows about names; we did not part the two.
 #
 # ## Project until the probe fails
 #
@@ -684,18 +692,20 @@ for kind, (same, fresh) in zip(PROBES, last, strict=True):
 #
 # ## From vectors to decisions
 #
-# Nobody is hurt by a cosine. We now build a system that decides: a classifier of headlines
-# {cite}`kiritchenko2018`, on MiniLM's frozen vectors, with the book's corpus of financial headlines in
-# three classes (negative, neutral, positive; written for this book, CC BY 4.0). Its headlines name
-# nobody. So we write 100 sentences that do, in the style of headlines, in pairs of good and bad news
-# (`fast-growing/struggling`), and leave a gap `{}` for a first name. Whoever stands in the gap, the
-# news is the same, and so should be the class. This demand is called counterfactual fairness of a text
-# classifier {cite}`garg2019`. It has a blind spot that we come back to: a swap answers the question
-# only for those words that it swaps.
+# An association can demean by itself, in a search or a suggestion; this page measures decisions.
+# So we now build a system that decides: a classifier of headlines {cite}`kiritchenko2018`, on
+# MiniLM's frozen vectors, with the book's corpus of financial headlines in three classes
+# (negative, neutral, positive; written for this book, CC BY 4.0). Its headlines name nobody. So
+# we write 100 sentences that do, in the style of headlines, in pairs of good and bad news
+# (`fast-growing/struggling`), and leave a gap `{}` for a first name. Whoever stands in the gap,
+# the news is the same, and so should be the class. This demand is called counterfactual fairness
+# of a text classifier {cite}`garg2019`. It has a blind spot that we come back to: a swap answers
+# the question only for those words that it swaps.
 #
 # Half of the sentences put the person into an active part and half into a passive one or into the
-# genitive; roles run from chief executive to fisher. They were written before any classifier
-# had read them, and none was dropped afterwards.
+# genitive; roles run from the founder of a brewery to a fisher. They were written before any classifier
+# had read them, and none was dropped afterwards, although two of them say "chairman" and "landlord"
+# where a careful editor would not.
 
 # %%
 FRAMES = """
@@ -848,9 +858,10 @@ ku.glue(bl_right=f"{right['plain'].mean():.0f}")
 #
 # The difference of swap and floor is half the energy distance {cite}`szekely2013` between the two
 # groups' probabilities: zero in expectation if and only if they are distributed alike. The
-# intervals draw names, sentences and seeds again. For the signed gap there is also a permutation
-# test over names, the unit that was sampled: the names of both groups can be dealt in
-# {glue:text}`bl_deals` ways.
+# intervals draw names, sentences and seeds again. (They are a little too narrow: the two
+# sentences of a pair are drawn as if they were independent, and three seeds hardly show the
+# spread over seeds.) For the signed gap there is also a permutation test over names, the unit
+# that was sampled: the names of both groups can be dealt in {glue:text}`bl_deals` ways.
 
 
 # %%
@@ -937,16 +948,19 @@ plt.show()
 # probability by {glue:text}`bl_floor_plain` points and turns {glue:text}`bl_flips_plain` % of the
 # decisions. A study that reported the swaps between genders only would have taken this for a
 # gender bias. Over the floor the plain heads have {glue:text}`bl_excess_plain` points
-# ({glue:text}`bl_excess_low` to {glue:text}`bl_excess_high`). We find no gender bias in them that
-# this instrument can see, and the instrument does see: it finds the planted one, in names that
-# the heads never met, and is silent where the names were mixed evenly.
+# ({glue:text}`bl_excess_low` to {glue:text}`bl_excess_high`). The signed gap of the plain heads
+# is near zero, and the table gives its interval: a bias of several points would fit into it. The
+# excess is no finer instrument, since it grows with the square of a small shift. What the
+# instrument can see is a bias like the planted one, which it finds in names that the heads never
+# met; where the names were mixed evenly it reports nothing that 16 names could establish.
 #
 # The two published lists differ by {glue:text}`bl_origin` points in the plain heads (p =
 # {glue:text}`bl_origin_p`), with a sign opposite to what the association test suggests: where the
-# names of the second list were less pleasant, sentences with them are, if anything, less often
-# called negative. The excess over the floor is {glue:text}`bl_excess_origin` points. Eight names
-# of each list cannot settle it. What can be said is the interval, {glue:text}`bl_origin_ends`
-# points: a gap large enough to matter is well inside it. *Not significant* is not *fair*.
+# names of the second list lay farther from pleasant words, sentences with them get, if anything,
+# a lower probability of *negative*. The excess over the floor is {glue:text}`bl_excess_origin`
+# points. Eight names of each list cannot settle it. What can be said is the interval,
+# {glue:text}`bl_origin_ends` points: a gap large enough to matter is well inside it. *Not
+# significant* is not *fair*.
 #
 # ## Four repairs, four verdicts
 #
@@ -1015,13 +1029,14 @@ ku.glue(bl_gap_inlp=f"{abs(repaired['INLP'][0]['gap']):.0f}")
 ku.glue(bl_fresh_inlp=f"{seen['INLP'][2]:.0f}", bl_d_inlp=f"{d_after['INLP']:.1f}")
 
 # %% [markdown]
-# The upper left and the lower right corner are taken, the diagonal is empty. The projections calm the
+# No repair reaches the lower left, where both measures would be small. The projections calm the
 # association test and leave {glue:text}`bl_gap_own` points of the planted gap. Augmentation closes
 # the gap and leaves the test where it was. INLP on the headlines closes it, too, with
 # $d$ = {glue:text}`bl_d_inlp`. Goldfarb-Tarrant and colleagues {cite}`goldfarb2021` found the same
-# over many models: measures inside the model do not predict those on its decisions. The reason is
-# plain here. The head used what MiniLM says about *names in headlines*, and the test asks about
-# *nouns alone*.
+# over many models: measures inside the model do not predict those on its decisions. A likely
+# reason here: the head used what MiniLM says about *names in headlines*, and the test asks about
+# *nouns alone*. (INLP removes eight directions and the projections one, and it learned them from
+# headlines; this comparison does not say which of the two made the difference.)
 #
 # None of the repairs costs accuracy that three seeds could show. And a closed gap is not a
 # forgotten gender. After INLP both probes that train on the projection's own names are at chance, and a
@@ -1062,30 +1077,33 @@ ku.glue(bl_ends_low=f"{min(meaningless):.0f}", bl_ends_high=f"{max(meaningless):
 # For gender the probe is right for {glue:text}`bl_ends` %. For directions without meaning it is
 # right for {glue:text}`bl_ends_random` % ({glue:text}`bl_ends_low` to {glue:text}`bl_ends_high`
 # over 20 directions), each of them more than for gender. Words that are extreme in one direction
-# are alike in others, whatever the direction. The experiment is true and says nothing about
-# gender. That gender survives follows from the names, whose labels do not come from the vectors.
+# are alike in others, whatever the direction. In this vocabulary the experiment cannot tell
+# gender from an arbitrary direction. (Our ends are a wider cut of a smaller vocabulary than
+# theirs.) That gender survives follows here from the names, whose labels do not come from the
+# vectors.
 #
-# **A planted bias is clean.** Ours is made of one kind of mention and nine headlines in ten. Real ones
+# **A planted bias is clean.** Ours stands in nine headlines of ten, in one of four forms. Real ones
 # are faint, spread over topics, and carried by more than names: by pronouns, sports, colleges.
 # A swap of first names does not touch those, so *no gap found* is a statement about first names. And
 # augmentation undid our plant by knowing where it was. Text edited by people, who were asked to change
 # the label with as few words as they could, is the expensive version {cite}`kaushik2020`.
 #
-# **A closed gap has an interval, too.** After augmentation it is {glue:text}`bl_gap_cda` points, after
-# INLP {glue:text}`bl_gap_inlp`, and sixteen names cannot tell either from zero or from ten. Heads
-# in which nothing was planted show as much. "Removed" would be too much to say; "no more than where
-# nothing was planted" is what was measured.
+# **A closed gap has an interval, too.** After augmentation it is {glue:text}`bl_gap_cda` points
+# in size, after INLP {glue:text}`bl_gap_inlp`, and sixteen names cannot tell either from zero or
+# from several points. Heads in which nothing was planted show as much. "Removed" would be too
+# much to say; "no more than where nothing was planted" is what was measured.
 #
 # **Which one should I use?** To learn about a system, swap names in its own inputs and report the
 # floor. To repair it, try augmentation first. Use association tests to form suspicions, never to
 # close them.
 #
-# **Strengths.** An association test needs no task and takes seconds; a swap needs no labels and looks
-# at decisions. **Limits.** Both see what their lists contain. A swapped sentence may make no sense
-# ("he gave birth"), and equal treatment of swapped sentences is one notion of fairness among several.
-# **When not to use it.** Do not certify: a small $d$ was to be had here for one projection. Do not
-# guess real people's gender or origin from names with such a probe. **Software.** WEFE collects
-# association tests; INLP and its closed-form successor LEACE {cite}`belrose2023leace` have libraries.
+# **Strengths.** An association test needs no task and takes seconds; a swap needs no labels and
+# looks at decisions. **Limits.** Both see what their lists contain. A swapped sentence may say
+# something that nobody would write, and equal treatment of swapped sentences is one notion of
+# fairness among several. **When not to use it.** Do not certify: a small $d$ was to be had here
+# for one projection. Do not guess real people's gender or origin from names with such a probe.
+# **Software.** WEFE collects association tests; INLP and its closed-form successor LEACE
+# {cite}`belrose2023leace` have libraries.
 #
 # The essays hope that work across disciplines will make language models fairer (000 §3.4) and ask for
 # supervision against prejudice (003 §3.3). Such supervision has to say which decision it looks at.
@@ -1102,7 +1120,8 @@ ku.glue(bl_ends_low=f"{min(meaningless):.0f}", bl_ends_high=f"{max(meaningless):
 # gaps, except that the planted bias had to be found and the even one not. Two changes after a
 # result: the share of categories with a larger gap was first to be 5 at most and is given room to
 # 10; and the 60 % for fresh names on headlines were missed by the first probe, the one with four
-# names of each gender. We changed that probe and kept the bound.
+# names of each gender. We changed that probe and kept the bound, so that claim was chosen with
+# the result in view.
 
 # %%
 text = "% of unseen names whose gender a linear probe tells after the projection with d below 0.3"
@@ -1235,7 +1254,8 @@ ku.claim(**check_swap(swap), role="solution")
 # **3. How many would chance give?** Of 48 p-values some are small by accident. Benjamini and
 # Hochberg {cite}`benjamini1995` bound the expected share of false findings: sort the $m$ p-values,
 # replace $p_{(i)}$ by $\min_{j \ge i} p_{(j)}\, m / j$, and read on. Write it; SciPy is the oracle.
-# (It does not help against a wrong null hypothesis: most of our controls would survive.)
+# (It does not help against a null hypothesis that nobody believes: the controls that are small would
+# mostly stay small.)
 
 
 # %% tags=["exercise"]
