@@ -1,7 +1,7 @@
 # Thin: every target calls one tool. `make` alone lists them.
 # Paths are relative on purpose: the folder's own path may hold a space.
 .DEFAULT_GOAL := help
-.PHONY: help setup book test run execute lint regimes bench clean
+.PHONY: help setup book test rehearse run execute lint regimes bench clean
 SHELL := /bin/sh
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -28,9 +28,12 @@ book: setup ## render the book to _build/html
 	@$(PY) -m tools.build
 
 test: setup ## unit tests, then every notebook executed and compared, then the tests of the comparison
-	@$(PY) -m pytest tests -m "not after_nbval"
+	@$(PY) -m pytest tests -m "not after_nbval and not rehearsal"
 	@$(PY) -m pytest --nbval notebooks
 	@$(PY) -m pytest tests -m after_nbval
+
+rehearse: setup ## the full profile of every notebook for two steps (needs a mirror of the public data)
+	@$(PY) -m pytest tests/test_commands.py -k full_profile
 
 run: setup ## run one notebook as a script: NOTEBOOK=foundations/first_networks PROFILE=full
 	@KARPA_PROFILE="$(PROFILE)" KARPA_STEPS="$(STEPS)" $(PY) -m tools.execute --script "$(NOTEBOOK)"

@@ -108,9 +108,18 @@ def test_the_regimes_are_the_five_that_the_book_promises():
     assert all(v["KARPA_NUMERICS"] == "free" for v in variables[1:])
 
 
+# One notebook of each part is rehearsed on every push, the others with `make rehearse`.
+ON_EVERY_PUSH = {
+    "foundations/training_loop",
+    "simplification/layers_and_neurons",
+    "interpretability/causes_and_games",
+    "fairness/detecting_bias",
+}
+
+
 @pytest.fixture(scope="module")
-def rehearsals():
-    """The full profile of every notebook for two steps, two notebooks at a time on one thread each.
+def rehearsals(request):
+    """The full profile of the notebooks asked for, two at a time, on one thread each, for two steps.
 
     Compiling takes longer than all else and changes nothing that is looked at here: it is off.
     """
@@ -122,13 +131,21 @@ def rehearsals():
         "OMP_NUM_THREADS": "1",
         "TORCHDYNAMO_DISABLE": "1",
     }
+    asked = [item.callspec.params["name"] for item in request.session.items
+             if "rehearsals" in getattr(item, "fixturenames", ())]  # fmt: skip
     pool = ThreadPoolExecutor(2)
-    yield {name: pool.submit(execute, "--script", name, **variables) for name in scripts()}
+    yield {name: pool.submit(execute, "--script", name, **variables) for name in asked}
     pool.shutdown(cancel_futures=True)
 
 
 @pytest.mark.skipif(not MIRROR.is_dir(), reason=f"no mirror of the public data at {MIRROR}")
-@pytest.mark.parametrize("name", list(scripts()))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in ON_EVERY_PUSH else pytest.mark.rehearsal)
+        for name in scripts()
+    ],
+)
 def test_the_full_profile_runs_for_a_few_steps(name, rehearsals):
     done = rehearsals[name].result()
     assert done.returncode == 0, done.stderr[-3000:]
