@@ -64,7 +64,17 @@ def test_a_missing_mirror_is_refused():
 @pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
 def test_make_alone_lists_the_targets():
     shown = run("make").stdout
-    for target in ["book", "test", "run", "execute", "lint", "regimes", "bench", "clean"]:
+    for target in [
+        "book",
+        "test",
+        "rehearse",
+        "run",
+        "execute",
+        "lint",
+        "regimes",
+        "bench",
+        "clean",
+    ]:
         assert f"make {target} " in shown
 
 
@@ -119,7 +129,7 @@ ON_EVERY_PUSH = {
 
 @pytest.fixture(scope="module")
 def rehearsals(request):
-    """The full profile of the notebooks asked for, two at a time, on one thread each, for two steps.
+    """The full profile of the notebooks asked for, for two steps: two at a time, a thread each.
 
     Compiling takes longer than all else and changes nothing that is looked at here: it is off.
     """
