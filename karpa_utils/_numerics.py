@@ -20,8 +20,6 @@ PINS = {
     "OMP_NUM_THREADS": "2",
     "OPENBLAS_NUM_THREADS": "2",
     "OPENBLAS_CORETYPE": "Haswell",  # NumPy's matrix products, the AVX2 path
-    "GOMP_SPINCOUNT": "1000",  # changes no bit: a waiting thread soon sleeps. Spinning longer, as
-    # by default, is a tenth faster alone, and half as fast where a neighbor keeps one core busy
 }
 
 
