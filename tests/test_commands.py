@@ -64,18 +64,9 @@ def test_a_missing_mirror_is_refused():
 @pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
 def test_make_alone_lists_the_targets():
     shown = run("make").stdout
-    for target in [
-        "book",
-        "test",
-        "rehearse",
-        "run",
-        "execute",
-        "lint",
-        "regimes",
-        "bench",
-        "clean",
-    ]:
+    for target in ("book", "test", "rehearse", "run", "execute", "lint", "regimes", "bench"):
         assert f"make {target} " in shown
+    assert "make clean " in shown
 
 
 def test_a_half_made_environment_is_built_from_nothing(tmp_path, monkeypatch):
