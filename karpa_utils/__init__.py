@@ -20,7 +20,17 @@ except ModuleNotFoundError:
     )
     raise SystemExit(2) from None
 
-from karpa_utils import _torchvision, data, errors, explain, fairness, models, plots, simplify
+from karpa_utils import (
+    _torchvision,
+    cards,
+    data,
+    errors,
+    explain,
+    fairness,
+    models,
+    plots,
+    simplify,
+)
 from karpa_utils.claims import ClaimError, attempt, claim, errata, glue, publish
 from karpa_utils.errors import BadInput
 from karpa_utils.plots import table
@@ -43,6 +53,7 @@ __all__ = [
     "accuracy",
     "attempt",
     "batches",
+    "cards",
     "claim",
     "data",
     "device",
