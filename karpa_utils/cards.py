@@ -26,13 +26,13 @@ METRICS = {
     "true_positive_rate_gap": "largest difference between two groups in the true positive rate",
     "false_positive_rate_gap": "largest difference between two groups in the false positive rate",
     "equalized_odds_difference": "the larger of the gaps in true and in false positive rate",
-    "calibration_gap": "largest deviation of mean score from share of positives, by group and band",
+    "calibration_gap": "mean score minus share of positives, in the worst band of a group",
     "smallest_group": "people in the smallest group that was audited",
     "membership_auc": "AUC of an attack that guesses who was in the training data",
     "epsilon": "differential privacy of the training",
     "decisions_flipped_by_noise": "share of decisions that measurement noise in the inputs turns",
     "explanation_agreement": "rank correlation of attributions between two trainings",
-    "explanation_drop": "change of the score when the features ranked first are replaced",
+    "explanation_drop": "how much more the reason given counts than a random feature",
     "referred": "share of cases that go to a person",
     "referred_within_capacity": "share of uncertain cases that a person has time for",
     "appeal_possible": "share of refused people whom a feasible change would have approved",
@@ -200,6 +200,8 @@ def data_sheet(
 def _measured(found: Measured | None) -> str:
     if found is None:
         return "not measured"
+    if not all(map(math.isfinite, found[:3])):
+        return "not defined"
     if found.low == found.high:
         return f"{found.value:.3g}"
     return f"{found.value:.3g} ({found.low:.3g} to {found.high:.3g})"

@@ -10,6 +10,8 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urldefrag
@@ -62,17 +64,23 @@ def site(html: Path) -> Iterator[str]:
         yield address
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+@contextmanager
+def browser_page(profile: Path) -> Iterator[Any]:
+    """A page of a browser of its own."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        profile = tmp_path_factory.mktemp("browser")
         context = playwright.chromium.launch_persistent_context(
             str(profile), executable_path=find_browser(), args=FLAGS
         )
         yield context.pages[0] if context.pages else context.new_page()
         context.close()
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with browser_page(tmp_path_factory.mktemp("browser")) as page:
+        yield page
 
 
 def axe_script() -> str:
@@ -82,15 +90,28 @@ def axe_script() -> str:
 
 
 @pytest.fixture(scope="module")
-def visits(html: Path, site: str, page: Any) -> dict[str, dict[str, Any]]:
-    """What one visit to each page has shown, by path."""
+def visits(
+    html: Path, site: str, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, dict[str, Any]]:
+    """What one visit to each page has shown, by path.
+
+    Two browsers share the pages: axe keeps a core busy, and only one, for seconds at a time.
+    """
     paths = sorted(
         p.relative_to(html).as_posix()
         for p in html.rglob("*.html")
         if "_static" not in p.parts and p != html / "index.html"
     )
     assert len(paths) > 10
-    return {path: visit(page, site + path, axe_script(), WIDTHS) for path in paths}
+
+    def tour(half: list[str], profile: Path) -> dict[str, dict[str, Any]]:
+        with browser_page(profile) as page:
+            return {path: visit(page, site + path, axe_script(), WIDTHS) for path in half}
+
+    profiles = [tmp_path_factory.mktemp("tour") for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(tour, (paths[::2], paths[1::2]), profiles)
+    return dict(sorted((first | second).items()))
 
 
 def check(

@@ -72,12 +72,12 @@ Measured, gate = ku.cards.Measured, ku.cards.gate
 # ## The data
 #
 # The people are generated, as in [Repairing bias](repairing_bias.ipynb): each has an ability that
-# nobody sees, five features that measure it with noise (income, savings, debts, late payments, years
-# in the job) and a district that says nothing about ability and much about the group. Three in ten
-# belong to group 1, whose ability is on average 0.15 standard deviations lower here. In this world
-# the records are true, until *Where it fails*. One population trains the system, another of
-# equal size measures it, further ones ask whether the verdict was luck. All features are in standard
-# deviations.
+# nobody sees, five features that measure it with noise (income, savings, debts, late payments,
+# years in the job) and a district that says nothing about ability and much about the group. Three
+# in ten belong to group 1, whose ability is on average 0.15 standard deviations lower here. `y`
+# is what the records say, `merit` whether a person would repay. Here they are the same, until
+# *Where it fails*. One population trains the system, another of equal size measures it, further
+# ones ask whether the verdict was luck. All features are in standard deviations.
 #
 # The release at the end concerns real people: the Boston mortgage applications of 1990
 # {cite}`munnell1996` of [Detecting bias](detecting_bias.ipynb).
@@ -111,7 +111,8 @@ ku.table(columns, caption="The population that trains the system")
 # ## The dumbest baseline: one number
 #
 # Most releases are decided on one number. A small network gets the five features without the
-# district; who scores at least 0.6 gets the loan. Its accuracy is compared with that of approving
+# district; who scores at least 0.6 gets the loan, which is right for a lender who loses one and a
+# half times on a bad loan what a good one earns. Its accuracy is compared with that of approving
 # everybody.
 
 
@@ -174,7 +175,7 @@ affected = ["applicants of both groups", "people whose files trained the system"
 decides = "The board member for lending, by name, in the minutes"
 limit = [
 { metric = "accuracy", at_least = 0.80, protects = "everybody who is judged wrongly" },
-{ metric = "equalized_odds_difference", at_most = 0.08, protects = "those of each group who would repay" },
+{ metric = "equalized_odds_difference", at_most = 0.08, protects = "the group that errors hit more often" },
 { metric = "calibration_gap", at_most = 0.12, protects = "those whose rate depends on the score" },
 { metric = "smallest_group", at_least = 1000, protects = "the smaller group" },
 { metric = "membership_auc", at_most = 0.55, protects = "people in the training data" },
@@ -195,18 +196,18 @@ ku.table(columns, caption="The policy's nine limits")
 # ## Measuring what a limit asks for
 #
 # What the gate may look at is a *system*, more than a network: its scores, its cuts, its reasons,
-# the people who trained it and the staff behind it. Every measurement returns a value with a 95 %
-# interval, and a note on whom it was made. An interval is no decoration here: the gate judges by
-# its worse end, so whoever measures carelessly pays with width.
+# the people who trained it and the staff behind it. Every share, gap and area comes with a 95 %
+# interval and a note on whom it was measured; the network is taken as it is. An interval is no
+# decoration here: the gate judges by its worse end. Measuring few people is paid for with width.
+# Measuring the wrong people costs nothing, and no interval shows it.
 #
 # **Accuracy and gaps** come from the audit of [Detecting bias](detecting_bias.ipynb). The
 # equalized odds difference is the larger of the gaps in true and in false positive rate
-# {cite}`hardt2016`; the worse end of its interval is the farthest end of either gap's.
-# **Calibration**: in ten bands of the score, for each group with at least 500 people in the band,
+# {cite}`hardt2016`; the worse end of its interval is the farthest end of either gap's, which is
+# careful. **Calibration**: each group is cut into ten bands of equal size by score. In each band,
 # how far does the mean score lie from the share who repay? The band whose interval reaches
-# farthest counts. It is partly luck, being the worst of up to twenty, and the limit allows for
-# that. A group without any such band is not calibrated and not miscalibrated: the value is not
-# defined.
+# farthest counts. That is partly luck, being the worst of twenty, and the limit allows for it. In
+# a group with fewer than a hundred people a band nothing is known: the value is not defined.
 
 
 # %%
@@ -214,7 +215,7 @@ UNKNOWN = Measured(float("nan"), float("nan"), float("nan"))
 
 
 class System(NamedTuple):
-    """What is released: how it scores, decides and explains, who trained it, who stands behind it."""
+    """What is released: scores, decisions, reasons, training people, staff."""
 
     logit: Callable  # X (N, 6) -> log odds (N,)
     trained_on: tuple  # X, y of people in the training data
@@ -249,33 +250,35 @@ def odds(audit):
     return Measured(audit.equalized_odds_difference, least, np.abs(ends).max(), how)
 
 
-def calibration(scores, y, groups, least=500):
-    """Return the largest |mean score − share of positives| over groups and tenths of the score."""
-    cells, seen = [], 0
-    band = np.minimum((10 * scores).astype(int), 9)
-    for group, tenth in np.ndindex(groups.max() + 1, 10):
-        mine = (groups == group) & (band == tenth)
-        if (n := mine.sum()) >= least:
-            true, mean, seen = y[mine].mean(), scores[mine].mean(), seen + n
-            low, high = ku.fairness.wilson(true, n)
+def calibration(scores, y, groups, least=100):
+    """Return |mean score − share of positives| of the band, of ten a group, that may be worst."""
+    cells = []
+    for group in range(groups.max() + 1):
+        mine = np.flatnonzero(groups == group)
+        for rows in np.array_split(mine[scores[mine].argsort(kind="stable")], 10):
+            if len(rows) < least:
+                return UNKNOWN
+            true, mean = y[rows].mean(), scores[rows].mean()
+            low, high = ku.fairness.wilson(true, len(rows))
             near, far = max(low - mean, mean - high, 0), max(high - mean, mean - low)
-            cells.append((far, near, abs(mean - true), group))
-    if {group for *_, group in cells} != set(range(groups.max() + 1)):
-        return UNKNOWN  # some group has no band with enough people
-    far, near, value, _ = max(cells)
-    return Measured(value, near, far, f"{seen:,} people in bands of {least} and more")
+            cells.append((far, near, abs(mean - true)))
+    far, near, value = max(cells)
+    return Measured(value, near, far, f"{len(y):,} people, ten bands of equal size in each group")
 
 
 # %% [markdown]
 # **Privacy** is attacked, as in [the chapter on it](../../book/parts/fairness.md): does a small
-# loss tell who was in the training data? The AUC comes from ranks, its interval from the
+# loss tell who was in the training data? The attack's AUC (0.5 is guessing, 1 is certainty) is an
+# average, and single people may still be exposed. It comes from ranks, its interval from the
 # placements of each side among the other {cite}`delong1988`. **Robustness**: income and the other
 # features are known to two hundredths of their deviation; how many decisions does a second
 # measurement turn? **Reasons**: a refused person is told the feature that counts most against
 # them, by integrated gradients {cite}`sundararajan2017ig`, measured from the average of all
 # features. If the reason is true, then setting the named feature to that average raises the score
-# more than setting a random one. **Oversight**: of the cases within 0.1 of the line, for how many
-# does a person have time?
+# more than setting a random one. (For a network that nearly adds its features up, this is not far
+# from a check that the reported order is the network's own: it finds reasons from wrong columns,
+# of wrong sign, of another model.) **Oversight**: of the cases within 0.1 of the line, for how
+# many does a person have time?
 
 
 # %%
@@ -326,13 +329,10 @@ def explanation_drop(system, crowd, decisions, features=5, most=2000):
     return Measured((raised[0].mean() / raised[1].mean()).item(), *ends, f"{len(X):,} refused")
 
 
-def uncertain(scores):
-    return (scores - CUT).abs() < 0.1
-
-
-def within_capacity(system, scores):
+def within_capacity(system, scores, group):
     """Return the share of uncertain cases for which a person has time."""
-    wanted = share(uncertain(scores))
+    line = torch.tensor(system.cuts)[group]  # (N,)
+    wanted = share((scores - line).abs() < 0.1)
     ends = [
         min(1.0, system.capacity / max(w, 1e-9)) for w in (wanted.value, wanted.high, wanted.low)
     ]
@@ -386,9 +386,11 @@ def appeals(system, crowd, decisions, most=300):
 # %% [markdown]
 # ## The gate
 #
-# The rule has one line that matters: a limit is kept if the **worse end** of the interval keeps it.
-# The burden of proof lies with the release. A value that was not measured, or is not defined, keeps
-# nothing. First the rule by hand, then `ku.cards.gate`, which also writes the reasons.
+# The rule has one line that matters: a limit is kept if the **worse end** of the interval keeps
+# it. The burden of proof lies with the release. A value that was not measured, or is not defined,
+# keeps nothing. All limits must hold, so judging nine at once makes no wrong release more likely,
+# only wrong refusals. Trying again until the gate opens does: attempts have to be counted, and
+# ours is one. First the rule by hand, then `ku.cards.gate`, which also writes the reasons.
 
 
 # %%
@@ -406,7 +408,7 @@ def measure(system, crowd):
         "membership_auc": membership(system, crowd),
         "decisions_flipped_by_noise": flips(system, crowd),
         "explanation_drop": explanation_drop(system, crowd, decisions),
-        "referred_within_capacity": within_capacity(system, scores),
+        "referred_within_capacity": within_capacity(system, scores, crowd.group),
         "appeal_possible": appeals(system, crowd, decisions),
     }
 
@@ -553,8 +555,9 @@ for seed in POPULATIONS:
     values = measure(System(train((mine.X, mine.y), seed), (mine.X, mine.y)), fresh)
     passes.append(gate(policy, values).released)
 ku.glue(eg_passes=sum(passes), eg_populations=len(passes))
+ku.glue(eg_passes_low=f"{100 * share(passes).low:.0f}")
 
-# %% tolerance={"eg_blocked_200": 1, "eg_blocked_1000": 1} mystnb={"image": {"alt": "ALT"}, "figure": {"caption": "The sound system's equalized odds difference, measured on fewer and more people, with 95 % intervals. Dashed: the limit, which the upper end must keep.", "name": "fig-ethics-gate-people"}}
+# %% tolerance={"eg_blocked_200": 1, "eg_blocked_1000": 1} mystnb={"image": {"alt": "Six vertical intervals, one for each number of people from 200 to 20,000, with a dot for the measured gap. The intervals shrink from left to right. Up to 2,000 people their upper ends lie above the dashed limit at 0.08, from 5,000 on below it; all dots lie below it."}, "figure": {"caption": "The sound system's equalized odds difference, measured on fewer and more people, with 95 % intervals. Dashed: the limit, which the upper end must keep (teal) or breaks (rust).", "name": "fig-ethics-gate-people"}}
 sizes = [200, 500, 1000, 2000, 5000, SIZE]
 fewer = {size: measure(sound, people(40, n=size)) for size in sizes}
 blocked = {size: blocks(limits, values) for size, values in fewer.items()}
@@ -574,12 +577,13 @@ plt.show()
 ku.glue(eg_blocked_200=len(blocked[200]), eg_blocked_1000=len(blocked[1000]))
 
 # %% [markdown]
-# {glue:text}`eg_passes` of {glue:text}`eg_populations` newly trained systems pass. And the first one,
-# with nothing wrong but our knowledge of it, breaks {glue:text}`eg_blocked_200` limits when it is
-# measured on 200 people and {glue:text}`eg_blocked_1000` on a thousand. The gap's interval is wide,
-# as the figure shows; in the smaller samples no band of scores holds 500 people of either group, so
-# calibration is not defined; and the smallest group is smaller than promised. Anybody who finds this
-# too strict should change the limit in the policy, where it can be seen, and not the rule.
+# {glue:text}`eg_passes` of {glue:text}`eg_populations` newly trained systems pass; from so few
+# one may conclude that at least {glue:text}`eg_passes_low` % do. And the first one, with nothing
+# wrong but our knowledge of it, breaks {glue:text}`eg_blocked_200` limits when it is measured on
+# 200 people and {glue:text}`eg_blocked_1000` on a thousand. The gap's interval is wide, as the
+# figure shows; group 1 is too small for bands of a hundred, so calibration is not defined; and it
+# is smaller than promised. Anybody who finds this too strict should change the limit in the
+# policy, where it can be seen, and not the rule.
 #
 # ## Real applicants, and a release refused
 #
@@ -591,12 +595,12 @@ ku.glue(eg_blocked_200=len(blocked[200]), eg_blocked_1000=len(blocked[1000]))
 
 
 # %%
-loans = ku.data.loanapp()
+loans, BANK = ku.data.loanapp(), {"seed": 13, "width": 8}
 X = (loans.X - loans.X.mean(0)) / loans.X.std(0)  # (1958, 25)
 half = torch.rand(len(X), generator=torch.Generator().manual_seed(12)) < 0.5
 bank = torch.empty(len(X))  # scores, each from the network of the other half
 for part in (half, ~half):
-    net = train((X[part], loans.y[part]), 13, columns=list(range(25)), width=8, batch_size=64)
+    net = train((X[part], loans.y[part]), **BANK, columns=list(range(25)), batch_size=64)
     bank[~part] = net(X[~part]).detach().sigmoid()
 y, p, chosen = loans.y.numpy(), bank.numpy(), (bank >= CUT).numpy()
 audit = ku.fairness.audit(y, p, loans.race, threshold=CUT)
@@ -612,8 +616,10 @@ known = {
     "membership_auc": membership(network, scored),
     "explanation_drop": explanation_drop(network, scored, chosen[half.numpy()], features=25),
 }
+for metric in ("membership_auc", "explanation_drop"):
+    known[metric] = known[metric]._replace(how=f"{known[metric].how}; one of the two networks")
 
-# %% tolerance={"black": 5, "white": 5, "eg_bank_right": 1.5}
+# %% tolerance={"eg_wrongly_white": 6, "eg_wrongly_black": 6, "eg_approved_white": 2, "eg_approved_black": 5, "eg_bank_right": 1.5}
 mortgages = policy | {"name": "Mortgages, Boston 1990", "purpose": "Repeat the banks' decisions."}
 mortgages["affected"] = ["white, black and Hispanic applicants", "the banks"]
 refusal = gate(mortgages, known)
@@ -622,64 +628,67 @@ for check in refusal.checks:
     if check.measured and np.isfinite(check.measured.value):
         state = "kept" if check.kept else "broken"
     print(f"{check.metric.replace('_', ' ')}: {state}")
-row = audit.metrics.index("false_positive_rate")
-wrongly = {group: 100 * audit.rate[k, row, 0] for k, group in enumerate(audit.groups)}
-print(f"refused by a bank, approved by the network (%): white {wrongly['white']:.0f}, "
-      f"black {wrongly['black']:.0f}")  # fmt: skip
+for name, metric in (("wrongly", "false_positive_rate"), ("approved", "true_positive_rate")):
+    rates = 100 * audit.rate[:, audit.metrics.index(metric), 0]  # (groups,)
+    for group in ("white", "black"):
+        ku.glue(**{f"eg_{name}_{group}": f"{rates[audit.groups.index(group)]:.0f}"})
 ku.glue(eg_bank_right=f"{100 * known['accuracy'].value:.0f}", eg_bank_base=f"{100 * y.mean():.0f}")
-ku.glue(eg_wrongly_white=f"{wrongly['white']:.0f}", eg_wrongly_black=f"{wrongly['black']:.0f}")
 
 # %% [markdown]
 # The release is refused. 108 Hispanic applicants are fewer than the policy wants to see before it
-# believes anything about them, and no band of scores holds 500 black applicants, so nobody can say
-# whether their scores mean what they say. The gap is one in errors to the applicant's advantage: of
-# those whom a bank refused, the network would approve {glue:text}`eg_wrongly_white` % of the white and
-# {glue:text}`eg_wrongly_black` % of the black ones. And the limit on accuracy is kept by
-# {glue:text}`eg_bank_right` % right answers, where approving everybody gives
-# {glue:text}`eg_bank_base`: our bound, made for another population, promises nothing here. A policy
-# has to be written for its case.
+# believes anything about them, and 195 black ones are too few for bands of a hundred, so nobody
+# can say whether their scores mean what they say. (Gap and calibration compare black and white
+# applicants only.) Of those whom a bank approved, the network would approve
+# {glue:text}`eg_approved_white` % of the white and {glue:text}`eg_approved_black` % of the black
+# ones; of those whom a bank refused, {glue:text}`eg_wrongly_white` % and
+# {glue:text}`eg_wrongly_black` %. Both gaps break the limit, and both are to the disadvantage of
+# the same people. And the limit on accuracy is kept by {glue:text}`eg_bank_right` % right
+# answers, where approving everybody gives {glue:text}`eg_bank_base`: our bound, made for another
+# population, promises nothing here. A policy has to be written for its case.
 #
-# A larger file would cure the first two faults and not the meaning of the label, which is what banks
-# *decided*. A perfect copy of the banks would keep the limit on the gap to the letter. Which question
-# a label can answer is not among the nine limits; it is in the data sheet, under harms.
+# A larger file would make calibration measurable, which is not yet good, and would not change the
+# meaning of the label, which is what banks *decided*. A perfect copy of the banks would keep the
+# limit on the gap to the letter. Which question a label can answer is not among the nine limits;
+# it is in the data sheet, under harms.
 #
 # ## A model card and a data sheet
 #
-# Both are written from what was measured {cite}`mitchell2019,gebru2021`. No field is filled in by
-# hand that a run can know, and what the policy limits and nobody measured is listed as *not
-# measured*, because a card that leaves it out reads as if all were well. The purpose, those affected
-# and the person who decides come from the policy, and the source, the license, the meaning of the
-# label and the known harms from the registry of the book's data.
+# Both are written from what was measured, from the policy and from the registry of the book's
+# data {cite}`mitchell2019,gebru2021`. No number in them is typed in, and what the policy limits
+# and nobody measured is listed as *not measured*, because a card that leaves it out reads as if
+# all were well. The purpose, those affected and who decides come from the policy, and the source,
+# the license and the known harms from the registry.
 
 # %%
 folder, raw = Path(tempfile.mkdtemp()), ku.data.loanapp_raw()
 entry = ku.data.source("loanapp")
 facts = {"label": "1: a bank approved the application; what became of the loan is unknown"}
 facts |= {"baseline": f"approving everybody is right for {100 * y.mean():.1f} %"}
-facts |= {"network": "one hidden layer of 8 units, 25 features", "cut": f"{CUT:g}", "seed": "13"}
+facts |= {"network": f"one hidden layer of {BANK['width']} units, {len(loans.features)} features"}
+facts |= {"cut": f"{CUT:g}", "seed": f"{BANK['seed']}", "torch": torch.__version__.split("+")[0]}
 facts |= {
     "scored by": "two networks, each for the half it was not trained on; neither is a product"
 }
 facts |= {"not for": entry["harms"], "features": ", ".join(loans.features)}
-facts |= {"torch": torch.__version__.split("+")[0]}
 rates = ("selection_rate", "true_positive_rate", "false_positive_rate")
-by_race = {"Decisions by race, 95 % intervals": audit.table(*rates)}
-card, sheet = folder / "model_card.html", folder / "data_sheet.html"
-card.write_text(ku.cards.model_card(mortgages, refusal, facts, by_race), encoding="utf-8")
+audits = {"race": audit, "sex": ku.fairness.audit(y, p, loans.sex, threshold=CUT)}
+by_group = {f"Decisions by {name}, 95 % intervals": a.table(*rates) for name, a in audits.items()}
 counted = {"rows in the file": f"{len(raw):,}", "rows after cleaning": f"{len(y):,}"}
 counted |= {"columns in the file": str(raw.shape[1]), "features": str(len(loans.features))}
 counted |= {f"missing: {c}": f"{n:,}" for c, n in raw.isna().sum().items() if n}
 counted["approved (%)"] = f"{100 * y.mean():.1f}"
 groups = [f"{race}, {sex}" for race, sex in zip(loans.race, loans.sex, strict=True)]
 both = ku.fairness.audit(y, chosen.astype(float), groups).table("base_rate")
-page = ku.cards.data_sheet(entry["title"], entry, counted, {"Approved (base rate), by group": both})
-sheet.write_text(page, encoding="utf-8")
+shares = {"Approved (base rate), by group": both}
+pages = {"model_card.html": ku.cards.model_card(mortgages, refusal, facts, by_group)}
+pages["data_sheet.html"] = ku.cards.data_sheet(entry["title"], entry, counted, shares)
 
 # %%
-for path in (card, sheet):
-    ku.publish(path)  # keeps it with the rendered book; does nothing where you run it
+for name, page in pages.items():
+    (folder / name).write_text(page, encoding="utf-8")
+    ku.publish(folder / name)  # keeps it with the rendered book; does nothing where you run it
 missing = {x["metric"] for x in limits} - set(known)
-written = card.read_text(encoding="utf-8").count("<td>not measured</td>")
+written = pages["model_card.html"].count("<td>not measured</td>")
 text = "limits that nobody measured and the card does not call so"
 ku.claim(text, abs(len(missing) - written), at_most=0)
 
@@ -748,21 +757,22 @@ sent = [100 * sent[crowd.group == g].double().mean().item() for g in (0, 1)]
 ku.glue(eg_sent_0=f"{sent[0]:.0f}", eg_sent_1=f"{sent[1]:.0f}")
 
 # %% [markdown]
-# With time for a fifth of the applicants, a fair reviewer gives {glue:text}`eg_fair_gain` points
-# more of those who would repay their loan, in both groups, and the gap stays near
-# {glue:text}`eg_gap_fair` points. A harsh one widens it from {glue:text}`eg_gap_before` to
-# {glue:text}`eg_gap_harsh`: oversight by a person adds the person's own judgment, and the more is
-# referred the more of it. So the gate must measure the decisions *after* review; ours, like most
-# audits, measured those before. (Of every hundred, {glue:text}`eg_sent_0` of group 0 and
-# {glue:text}`eg_sent_1` of group 1 are referred when there is time for ten: the line runs through
-# the denser part of group 1.)
+# With time for a fifth of the applicants, a fair reviewer raises the share of good payers who get
+# a loan by {glue:text}`eg_fair_gain` points in both groups, and the gap stays near
+# {glue:text}`eg_gap_fair` points. (How much follows from the 85 % that we assumed, where the
+# network is least sure. Loans to those who do not repay are not shown.) A harsh one widens the
+# gap from {glue:text}`eg_gap_before` to {glue:text}`eg_gap_harsh`: oversight by a person adds the
+# person's own judgment, and the more is referred the more of it. So the gate must measure the
+# decisions *after* review; ours measured those before. (Of every hundred, {glue:text}`eg_sent_0`
+# of group 0 and {glue:text}`eg_sent_1` of group 1 are referred when there is time for ten: the
+# line runs through the denser part of group 1.)
 #
 # ## An answer that can be acted on
 #
-# A refused person gets the nearest feasible change. Is it really the nearest, is it still good when
-# the network is trained anew next year, and is it good for the person?
+# A refused person gets the nearest feasible change. Is it really the nearest, is it still good
+# when the network has been trained anew, and is it good for the person?
 
-# %% tolerance={"eg_holds": 10, "eg_holds_low": 15, "eg_holds_high": 15, "eg_possible": 3, "eg_possible_low": 3, "eg_possible_high": 3, "eg_worth": 4, "eg_above": 4, "eg_finer": 3}
+# %% tolerance={"eg_holds": 10, "eg_holds_low": 15, "eg_holds_high": 15, "eg_possible": 3, "eg_possible_low": 3, "eg_possible_high": 3, "eg_worth": 3, "eg_worth_low": 3, "eg_worth_high": 3, "eg_above": 3, "eg_above_low": 3, "eg_above_high": 3, "eg_finer": 3}
 refused = (decide(sound, crowd)[1] == 0).nonzero()[:300, 0]
 told, effort = nearest(lender, crowd.X[refused], CUT)
 some = effort.isfinite()
@@ -770,16 +780,18 @@ next_years = [train((world.X, world.y), seed) for seed in range(90, 92 if few el
 with torch.no_grad():
     moved = crowd.X[refused][some] + told[some]  # (n, 6)
     holds = [100 * (net(moved).sigmoid() >= CUT).float().mean().item() for net in next_years]
-    exact = (lender(moved).sigmoid() >= CUT).all().item()
 finer = nearest(lender, crowd.X[refused], CUT, steps=21)[1][some]  # half the step
 finer = 100 * (1 - finer.mean() / effort[some].mean()).item()
 repay = crowd.merit.float()
-worth = 100 * repay[refused][some].mean().item()
+worth = share(repay[refused][some])
 scores = decide(sound, crowd)[0]
-above = 100 * repay[(scores >= CUT) & (scores < CUT + 0.1)].mean().item()
+above = share(repay[(scores >= CUT) & (scores < CUT + 0.02)])
 ku.glue(eg_possible=f"{100 * some.float().mean():.0f}", eg_holds=f"{np.mean(holds):.0f}")
 ku.glue(eg_holds_low=f"{min(holds):.0f}", eg_holds_high=f"{max(holds):.0f}")
-ku.glue(eg_worth=f"{worth:.0f}", eg_above=f"{above:.0f}", eg_finer=f"{finer:.0f}")
+for name, found_share in (("worth", worth), ("above", above)):
+    value, low, high = (f"{100 * v:.0f}" for v in found_share[:3])
+    ku.glue(**{f"eg_{name}": value, f"eg_{name}_low": low, f"eg_{name}_high": high})
+ku.glue(eg_finer=f"{finer:.0f}", eg_cut=f"{CUT:.2f}", eg_cut_end=f"{CUT + 0.02:.2f}")
 ends = share(some)
 ku.glue(eg_possible_low=f"{100 * ends.low:.0f}", eg_possible_high=f"{100 * ends.high:.0f}")
 
@@ -789,25 +801,29 @@ ku.glue(eg_possible_low=f"{100 * ends.low:.0f}", eg_possible_high=f"{100 * ends.
 # loan. Half the step would find changes that cost {glue:text}`eg_finer` % less: near enough to
 # the nearest. But the nearest change lies *just* beyond the line. Five times we train the same
 # network again on the same people, with another seed. On average {glue:text}`eg_holds` % of the
-# answers are still good ({glue:text}`eg_holds_low` to {glue:text}`eg_holds_high`); the others
-# saved for a year and are refused again. The range says that a whole cohort is lucky or unlucky
-# together: a new network is a little stricter or milder for everybody near the line. An
-# institution that gives such an answer has to keep its promise, or to ask for a margin; exercise
+# answers are still good, in the worst of the five {glue:text}`eg_holds_low` and in the best
+# {glue:text}`eg_holds_high`; the others saved for a year and are refused again. So a whole cohort
+# is lucky or unlucky together: a new network is a little stricter or milder for everybody near
+# the line. (Here only the seed is new. New data would move the line further.) An institution that
+# gives such an answer has to keep its promise, or to ask for a margin; exercise
 # 3 does.
 #
 # And the change moves the score, not the ability. Of those who could be advised so,
-# {glue:text}`eg_worth` % would repay; of those with a score just above the line, where the change
-# puts them, {glue:text}`eg_above` % do. In our world savings *measure* an ability and do not make
-# it, so moving them moves the number. Whether more savings make somebody a safer borrower is a
-# causal question, which no explanation of a network answers {cite}`karimi2021`.
+# {glue:text}`eg_worth` % would repay ({glue:text}`eg_worth_low` to {glue:text}`eg_worth_high`);
+# of those who score there by themselves, from {glue:text}`eg_cut` to {glue:text}`eg_cut_end`,
+# {glue:text}`eg_above` % do ({glue:text}`eg_above_low` to {glue:text}`eg_above_high`). In our
+# world savings *measure* an ability and do not make it, so moving them moves the number. Whether
+# more savings make somebody a safer borrower is a causal question, which no explanation of a
+# network answers {cite}`karimi2021`.
 #
 # ## Where it fails
 #
 # **The gate believes the records.** Now one in ten people of group 1 who would repay is recorded
-# as one who would not, at random. Two systems are offered: the plain network, and the same
-# network with cuts per group chosen by `ku.fairness.threshold_search` so that the recorded error
-# rates are equal, an honest repair by the book. The gate sees records; in this world we also see
-# the truth.
+# as one who would not, at random. They are good payers, so many of them are approved: the
+# recorded false positive rate of group 1 rises, its true positive rate hardly moves. Two systems
+# are offered: the plain network, and the same network with cuts per group chosen by
+# `ku.fairness.threshold_search` so that the recorded error rates are equal, an honest repair by
+# the book. The gate sees records; in this world we also see the truth.
 
 
 # %%
@@ -834,7 +850,7 @@ def two_systems(seed):
     return rows
 
 
-# %% tolerance={"eg_true_stopped": 2, "eg_true_released": 2, "eg_repaired_out": 1} mystnb={"image": {"alt": "ALT2"}, "figure": {"caption": "The gap in error rates as the records show it (hollow) and as it is (filled), in points, one dot per population. Dashed: the policy's limit, which is about the upper end of an interval.", "name": "fig-ethics-gate-records"}}
+# %% tolerance={"eg_true_stopped": 2, "eg_true_released": 2, "eg_repaired_out": 1} mystnb={"image": {"alt": "Two rows of dots for six populations. Plain system: the true gaps lie between one and four points, the recorded ones between eight and ten, right of the dashed limit at eight. Repaired system: the recorded gaps lie between zero and two and a half, the true ones between nearly eight and twelve."}, "figure": {"caption": "The gap in error rates as the records show it (hollow) and as it is (filled), in points, one dot per population. Dashed: the policy's limit, which is about the upper end of an interval.", "name": "fig-ethics-gate-records"}}
 SEEDS = range(2 if few else 6)
 offered = np.array([two_systems(seed) for seed in SEEDS], float)  # (seeds, 2 systems, 4)
 fig, ax = plt.subplots(figsize=(6.4, 2.6))
@@ -843,7 +859,7 @@ for row, color in enumerate((ku.plots.PALETTE["teal"], ku.plots.PALETTE["rust"])
     ax.plot(recorded, np.full(len(SEEDS), row), "o", mfc="none", color=color, markersize=9)
     ax.plot(true, np.full(len(SEEDS), row), "o", color=color, markersize=9, alpha=0.7)
     for points, word in ((recorded, "in the records"), (true, "in truth")):
-        ax.text(points.mean(), row - 0.22, word, color=color, ha="center", va="bottom")
+        ax.text(points.min() + 0.15, row - 0.22, word, color=color, va="bottom")
 ax.axvline(100 * bound, color="black", linestyle="--", linewidth=1)
 ax.set_yticks([0, 1], ["plain", "repaired on\nthe records"])
 ax.set(xlabel="equalized odds difference (points)", xlim=(0, None), ylim=(1.5, -0.6))
@@ -856,10 +872,12 @@ ku.glue(
 
 # %% [markdown]
 # In every population the limit on unequal errors is broken by the system that treats people alike and
-# kept by the one that does not. The gate releases {glue:text}`eg_plain_out` of
-# {glue:text}`eg_worlds` plain systems and {glue:text}`eg_repaired_out` repaired ones. (Where it stops
-# a repaired one all the same, the limit on calibration does it, which looks at the scores, and these
-# both systems share. All limits but accuracy and the gap are measured with the plain cuts.)
+# kept by the one that does not: to make the recorded rates equal, the repair raises group 1's line and
+# refuses people who would repay. The gate would release {glue:text}`eg_plain_out` of
+# {glue:text}`eg_worlds` plain systems and {glue:text}`eg_repaired_out` repaired ones. (All limits but
+# accuracy and the gap are measured with the plain cuts, so recourse and referral count as the plain
+# system's. Where a repaired one is stopped all the same, it is by the limit on calibration, which looks
+# at the scores that both share.)
 #
 # Every number that the gate was shown about the gap is correct. It compares decisions with records,
 # and the records are where the harm is. No limit on these metrics can notice, because a world with
@@ -867,9 +885,10 @@ ku.glue(
 # random to a few of the refused, an audit of how records arise, people who say what was done to
 # them.
 #
-# **What is not in the policy is not protected.** A group that nobody named, a harm that nobody
-# listed, the months after the release. And whoever writes the limits can write easy ones. The gate
-# moves the quarrel to a place where it can be had: a short file, with names in it.
+# **What is not in the policy is not protected.** A group that nobody named or that is missing
+# from the sample altogether, a harm that nobody listed, the months after the release. And whoever
+# writes the limits can write easy ones. The gate moves the quarrel to a place where it can be
+# had: a short file, with names in it.
 #
 # **Strengths.** Reasons instead of a score; the burden of proof is stated; what was not measured
 # blocks; the gate itself is tested. **Limits.** It judges one moment, the metrics it has, against the
@@ -884,9 +903,11 @@ ku.glue(
 # fresh populations and is stopped on 200 people. The policy's nine bounds followed a first look
 # at other populations, and so did the strength of the sabotages, so that "eight of eight" says
 # that the gate looks where it should, and nothing about how weak a sabotage it would notice. The
-# bounds on referral, recourse and the biased records were set after trials of the same kind. A
-# first version compared the advised with all borrowers, which is no fair comparison, and named
-# the feature with the largest attribution of either sign, which may be one that helped.
+# bounds on referral, recourse and the biased records were set after trials of the same kind; the
+# two on reviewers follow from what we assumed about them and only say how much. A first version
+# compared the advised with all borrowers, which is no fair comparison, named the feature with the
+# largest attribution of either sign, which may be one that helped, and judged calibration in
+# bands of the score, where it could pass over most of a group.
 
 # %%
 text = "sabotaged systems, of eight, stopped by the limit written against them"
@@ -895,7 +916,8 @@ text = "the same eight, stopped by a limit on accuracy alone"
 ku.claim(text, by_accuracy, at_most=4, role="control")
 text = f"sound systems that pass on fresh populations, of {len(passes)}"
 ku.claim(text, sum(passes), at_least=0.75 * len(passes))
-ku.claim("limits that stop the sound system measured on 200 people", len(blocked[200]), at_least=1)
+text = "limits but the one on the smallest group that stop the sound system measured on 200 people"
+ku.claim(text, len(set(blocked[200]) - {"smallest_group"}), at_least=1)
 ku.claim(
     "systems on which the rule by hand and ku.cards.gate agree, of nine", sum(agree), at_least=9
 )
@@ -907,11 +929,10 @@ ku.claim(
 )
 text = "points by which a harsh reviewer's gap exceeds a fair one's"
 ku.claim(text, gap["harsh"][at] - gap["fair"][at], at_least=2, rests_on=("eg_gap_harsh",))
-ku.claim("advised changes that lead to the loan", float(exact), at_least=1)
 text = "% of advised changes that still lead to the loan after a new training, mean of five"
 ku.claim(text, np.mean(holds), at_most=90, rests_on=("eg_holds",))
 text = "points by which the advised repay less often than people just above the line"
-ku.claim(text, above - worth, at_least=5, rests_on=("eg_worth", "eg_above"))
+ku.claim(text, 100 * (above.value - worth.value), at_least=5, rests_on=("eg_worth", "eg_above"))
 text = "biased records: populations in which the repaired system keeps the limit on the gap, %"
 ku.claim(text, 100 * offered[:, 1, 1].mean(), at_least=100)
 text = "biased records: populations in which the plain one, with the smaller true gap, does, %"
@@ -982,7 +1003,8 @@ ku.attempt(**check_refer(my_refer))
 # %% tags=["solution", "hide-cell"]
 def refer(scores):
     chosen = torch.zeros(len(scores), dtype=torch.bool)
-    chosen[(scores - CUT).abs().argsort()[: int(0.05 * len(scores))]] = True
+    wrong = torch.where(scores >= CUT, 1 - scores, scores)  # the chance of an error, if calibrated
+    chosen[wrong.argsort(descending=True)[: int(0.05 * len(scores))]] = True
     return chosen
 
 

@@ -5,12 +5,14 @@
 # the data, and what does it cost to prevent it?**
 #
 # More than nothing, and quite a lot. From the answers of a small network trained on 800 digits an
-# attacker tells members from strangers with an AUC of {glue:text}`pv_lira` (a coin: 0.50), although
-# the loss alone gives only {glue:text}`pv_loss`. Trained with differential privacy at ε = 1, the
-# same network leaves the attacker {glue:text}`pv_lira_private`. The price is accuracy, which falls
-# from {glue:text}`pv_acc` to {glue:text}`pv_acc_private` %. Removing names does not
-# help: in a public file of mortgage applications {glue:text}`pv_unique` % of the rows are unique in
-# six harmless columns, and two releases that are 5-anonymous each give away the loan of
+# attacker tells members from strangers with an AUC of {glue:text}`pv_lira` (a coin: 0.50),
+# although the loss alone gives only {glue:text}`pv_loss`. Trained with differential privacy at ε
+# = 1, the same network leaves the better of two attacks {glue:text}`pv_best_private`. Its
+# accuracy falls from {glue:text}`pv_acc` to {glue:text}`pv_acc_private` %. (To
+# {glue:text}`pv_acc_clipped` % of it, and to an AUC of {glue:text}`pv_lira_clipped`, by the
+# shorter training with clipped gradients; the rest is noise.) Removing names does not help: in a
+# public file of mortgage applications {glue:text}`pv_unique` % of the rows of this file are
+# unique in six harmless columns, and two releases that are 5-anonymous each give away the loan of
 # {glue:text}`pv_pinned` % of the people when laid side by side. Keeping the data at home does not
 # help by itself either: one gradient, sent to a server, contains the image it was computed from.
 #
@@ -59,6 +61,7 @@ import torch.nn.functional as F
 from opacus import GradSampleModule
 from opacus.accountants import PRVAccountant, RDPAccountant
 from opacus.optimizers import DPOptimizer
+from scipy import stats
 from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.func import functional_call, grad, vmap
@@ -157,7 +160,8 @@ def train(X, y, member, seed, num_epochs=50, batch_size=80, lr=3e-3):
 def interval(x):
     """Return mean and half the 95 % interval of x (M,); pairs of networks are the units."""
     pairs = torch.as_tensor(x).double().cpu().view(-1, 2).mean(1)
-    return pairs.mean().item(), 1.96 * pairs.std().item() / len(pairs) ** 0.5
+    quantile = stats.t.ppf(0.975, len(pairs) - 1)
+    return pairs.mean().item(), quantile * pairs.std().item() / len(pairs) ** 0.5
 
 
 def accuracies(P, X, y):
@@ -189,23 +193,25 @@ ku.glue(pv_acc=f"{on_test.mean():.0f}", pv_gap=f"{(on_members - on_test).mean():
 # whether or not it was seen.
 #
 # The attack of Carlini and others {cite}`carlini2022lira` asks the right question: is this loss
-# small *for this image*? The attacker trains shadow networks on data like the target's, some with
-# the image and some without. For each image the confidence
+# small *for this image*? The attacker trains *shadow* networks: networks of the target's kind,
+# some with the image in their training data and some without. For each image the confidence
 #
 # $$z = \log\frac{p_y}{1 - p_y}$$
 #
 # is roughly normal over networks, with mean $\mu_1$ among those that saw it, $\mu_0$ among the
-# others. Trained networks are random, and these are two distributions that can be estimated. By the
-# lemma of Neyman and Pearson no test is better than their ratio. The score is its logarithm,
+# others. Trained networks are random, and these are two distributions that can be estimated. By
+# the lemma of Neyman and Pearson no test would be better than their ratio, if both were known
+# exactly. The score is its logarithm,
 #
 # $$\Lambda = \log \mathcal N(z;\, \mu_1, \sigma_1^2) - \log \mathcal N(z;\, \mu_0, \sigma_0^2) .$$
 #
-# What the attacker needs for it: the kind of network and training, data of the same kind, and the
-# patience to train it thirty times. Not the weights, and not the names of the other members.
+# What the attacker needs for it: the kind of network and training, and the patience to train it thirty
+# times; not the weights. Ours is stronger still: he holds a list of 1,600 candidates that contains
+# every member, and trains his shadows on it. With only similar data he would do a little worse.
 #
-# Each network takes its turn as the target, with the rest as its shadows. Its complementary partner
-# is left out: otherwise an image would have one more shadow that saw it when the target did not,
-# and the attack would have been told the answer. With few shadows the variances are shared by all
+# Each network takes its turn as the target, with the rest as its shadows. Its complementary
+# partner is left out: otherwise an image would have one more shadow that saw it when the target
+# did not, which would bias the comparison. With few shadows the variances are shared by all
 # images, as the authors advise.
 
 
@@ -240,14 +246,15 @@ def likelihood_ratio(z, shadows, member):
 
 # %% [markdown]
 # The quality of an attack in one number is the AUC: the chance that a random member scores higher
-# than a random stranger. It can be counted from ranks; scikit-learn is the oracle. An average over
-# all thresholds flatters and hides, though. An attacker who accuses half of the world is a nuisance,
-# one who names few people and is right about them is a danger. So we also report the share of
-# members found at 1 % false alarms. With 800 strangers a target that is the eighth-highest score:
-# one target alone would be a rough estimate, and we average over all.
+# than a random stranger. It can be counted from ranks; scikit-learn is the oracle. An average
+# over all thresholds flatters and hides, though. An attacker who accuses half of the world is a
+# nuisance, one who names few people and is right about them is a danger. So we also report the
+# share of members found at 1 % *false alarms*, strangers called members. With 800 strangers a
+# target the threshold is the eighth-highest of their scores: one target alone would be a rough
+# estimate, and we average over all.
 
 
-# %% tolerance={"AUC": 0.01, "found at 1 % (%)": 1.2, "pv_lira": 0.01, "pv_loss": 0.01, "pv_found": 1}
+# %%
 def auc(scores, member):
     """Return each row's area under the ROC curve from ranks, (M,). Ties are taken as they come."""
     rank = scores.argsort(1).argsort(1).double() + 1  # (M, N)
@@ -256,19 +263,24 @@ def auc(scores, member):
 
 
 def found(scores, member, rate=0.01):
-    """Return the % of members above the threshold that a share `rate` of strangers passes, (M,)."""
-    pairs = zip(scores, member, strict=True)
-    return torch.stack([100 * (s[m] > s[~m].quantile(1 - rate)).float().mean() for s, m in pairs])
+    """Return the % of members above the stranger whose rank is `rate` of all, (M,)."""
+    caught = []
+    for s, m in zip(scores, member, strict=True):
+        allowed = max(1, round(rate * (~m).sum().item()))
+        caught.append(100 * (s[m] > s[~m].topk(allowed).values[-1]).float().mean())
+    return torch.stack(caught)
 
 
+# %% tolerance={"AUC": 0.01, "found at 1 % (%)": 1.2, "pv_lira": 0.01, "pv_loss": 0.01, "pv_found": 1}
 z = confidence(nets, X_pool, y_pool)  # (M, 1600)
 attacks = {"loss": z, "likelihood ratio": likelihood_ratio(z, z, member)}
 strangers = halves(8, len(outside), seed=3)  # eight networks that never saw the pool
 z_out = confidence(train(X[outside], y[outside], strangers, seed=4), X_pool, y_pool)
 attacks["ratio, nets of other data"] = likelihood_ratio(z_out, z, member)
 truth = {name: member[: len(s)] for name, s in attacks.items()}
-truth["ratio, shuffled membership"] = halves(M, len(pool), seed=5)
-attacks["ratio, shuffled membership"] = attacks["likelihood ratio"]
+dealt = halves(M, len(pool), seed=5)  # who is a member, drawn anew: fitted and judged by it
+attacks["ratio, membership redrawn"] = likelihood_ratio(z, z, dealt)
+truth["ratio, membership redrawn"] = dealt
 areas = {name: auc(s, truth[name]) for name, s in attacks.items()}
 caught = {name: found(s, truth[name]) for name, s in attacks.items()}
 columns = {"attack": attacks}
@@ -280,12 +292,13 @@ auc_gap = abs(auc(pair[0][None], pair[1][None]).item() - roc_auc_score(pair[1], 
 ku.glue(pv_lira=f"{areas['likelihood ratio'].mean():.2f}", pv_loss=f"{areas['loss'].mean():.2f}")
 ku.glue(pv_found=f"{caught['likelihood ratio'].mean():.0f}")
 
-# %% mystnb={"image": {"alt": "ROC curves on logarithmic axes. The likelihood ratio lies far above the diagonal at low false alarm rates, almost ten times at one percent. The loss attack and the two controls lie on the dashed diagonal there."}, "figure": {"caption": "Members found against false alarms, mean over all targets. Dashed: a coin.", "name": "fig-privacy-roc"}}
+# %% mystnb={"image": {"alt": "ROC curves on logarithmic axes. The likelihood ratio lies far above the diagonal at low false alarm rates, about eleven times at one percent. The loss attack and the two controls lie on the dashed diagonal there."}, "figure": {"caption": "Members found against false alarms, mean over all targets. Dashed: a coin.", "name": "fig-privacy-roc"}}
 rates = torch.logspace(-2.7, 0, 20)
 fig, ax = plt.subplots(figsize=(6.5, 3.8))
 for name, s in attacks.items():
     curve = [found(s, truth[name], r).mean().item() / 100 for r in rates.clamp(max=0.999).tolist()]
-    ax.plot(rates, curve, label=name)
+    style = ":" if "nets" in name else "-." if "redrawn" in name else "-"
+    ax.plot(rates, curve, style, label=name)
 ax.plot(rates, rates, "--", color="black", linewidth=1)
 ax.set(xscale="log", yscale="log", xlabel="false alarms (share of strangers)")
 ax.set(ylabel="members found (share)", ylim=(1e-3, 1.3))
@@ -293,16 +306,18 @@ ax.legend(loc="lower right", fontsize=9)
 plt.show()
 
 # %% [markdown]
-# The surprise is at the left edge. By its AUC the loss attack seems to work a little; at 1 % false
-# alarms it finds no more than a coin would. All its success is with the bulk of easy images. The
-# likelihood ratio finds {glue:text}`pv_found` % there: if half of the people in question are members,
-# about nine of ten that it names at this threshold really are. No label was falsified and the networks are
-# ordinary: memory of single images is what a network with 6,634 weights and 800 images has.
+# The surprise is at the left edge. By its AUC the loss attack seems to work a little; at 1 %
+# false alarms it finds no more than a coin would. All its success is with the bulk of easy
+# images. The likelihood ratio finds {glue:text}`pv_found` % there: if half of the people in
+# question are members, about nine of ten that it names at this threshold really are. No label was
+# falsified and the networks are ordinary: memory of single images is what a network with 6,634
+# weights and 800 images has.
 #
-# Two controls must fail, and do. Networks trained on *other* images have no members in the pool, so
-# the attack has nothing to find. And the same scores against a shuffled list of members give a coin.
-# The intervals take pairs of networks as units and one pool as given: another pool would move all
-# numbers a little more than they say.
+# Two controls must fail, and do. Networks trained on *other* images have no members in the pool,
+# so the attack has nothing to find. And where the list of members is drawn anew, for the fit as
+# for the verdict, a coin comes out: the evaluation leaks nothing. The intervals take pairs of
+# networks as units and one pool as given: another pool would move all numbers a little more than
+# they say.
 #
 # ## Differential privacy
 #
@@ -313,12 +328,15 @@ plt.show()
 # $$P(A(D) \in S) \le e^{\varepsilon}\, P(A(D') \in S) + \delta .$$
 #
 # For the attacker's curve this means: at false alarms $f$ the share found is at most
-# $e^{\varepsilon} f + \delta$. With ε = 1 and $f$ = 1 %: 2.7 %. The promise is about *adding* one
-# record, whichever record, and against an attacker who knows all others and the algorithm. It stays
-# true whatever is computed from the result afterwards, and two results together cost at most the sum
-# of their ε. $\delta$ is the chance of a failure without limit and should be far below one over the
-# number of people. It does not say that the model reveals nothing: if smokers fall ill, a private model may
-# learn it, and everyone who smokes is concerned, in the data or not.
+# $e^{\varepsilon} f + \delta$. With ε = 1 and $f$ = 1 %: 2.7 %. (Here one record more or less. Our
+# targets always have 800 members, so where one is in another is out; two such moves cost up to
+# 2ε, and the bound is 7.4 %.) The promise is about *adding* one record, whichever record, and
+# against an attacker who knows all others and the algorithm. It stays true whatever is computed
+# from the result afterwards, and two results together cost at most the sum of their ε and of
+# their δ. $\delta$ is an allowance, in the worst case the chance of a failure without limit, and
+# should be far below one over the number of people. It does not say that the model reveals
+# nothing: if smokers fall ill, a private model may learn it, and everyone who smokes is
+# concerned, in the data or not.
 #
 # DP-SGD {cite}`abadi2016dpsgd` needs two changes to a training step. **Clip**: each example's
 # gradient is shortened to norm $C$ at most, so no example can move the sum by more. **Add noise**
@@ -328,8 +346,9 @@ plt.show()
 # + \sigma C\, \mathcal N(0, I)\Bigr) .$$
 #
 # $q$ is the chance with which each example is drawn, by its own coin, into the batch $B$ (*Poisson
-# sampling*), so the batch size varies from step to step. The division is by the expected size $qN$, never by the true size, which would itself
-# tell whether somebody is there. `vmap` over `grad` gives gradients of single examples.
+# sampling*), so the batch size varies from step to step. The division is by the expected size
+# $qN$, never by the true size, which would itself tell whether somebody is there. `vmap` over
+# `grad` gives gradients of single examples.
 
 
 # %%
@@ -353,10 +372,11 @@ def private_gradient(net, x, y, C, sigma, expected, generator):
 
 # %% [markdown]
 # Opacus {cite}`yousefpour2021opacus` is the library. Given a generator it draws the noise with
-# `torch.normal`, parameter after parameter, so both can be given the same stream. Twenty steps with
-# momentum, same batches, same noise: are the weights the same? (With `secure_mode` Opacus draws
-# several normals and adds them, against an attack on the rounding of floating-point noise; with
-# money or health at stake, use it.)
+# `torch.normal`, parameter after parameter, so both can be given the same stream. Twenty steps
+# with momentum, same batches, same noise: are the weights the same? (With `secure_mode` Opacus
+# draws several normals and adds them, against an attack on the rounding of floating-point noise;
+# with money or health at stake, use it. On this page the noise comes from published seeds, and
+# whoever knows a seed can subtract it: these networks demonstrate ε and have none.)
 
 
 # %%
@@ -391,9 +411,9 @@ print("equal to Opacus in every step, to 1e-6:", opacus_gap <= 1e-6)
 
 # %% [markdown]
 # Equal in all twenty steps. For many networks at once, `vmap` would hold every gradient of every
-# example. It is not needed. The gradient of one example in an affine layer is the outer product of
-# its input $a$ and its backward signal $\delta$, so its squared norm is $\lVert a \rVert^2 \lVert
-# \delta \rVert^2$ {cite}`goodfellow2015norms`: the norms come first, then one scaled product gives
+# example. It is not needed. The gradient of one example in an affine layer is the outer product
+# of its input $a$ and the signal
+# $s$ that comes back, so its squared norm is $\lVert a \rVert^2 \lVert s \rVert^2$ {cite}`goodfellow2015norms`: the norms come first, then one scaled product gives
 # the clipped sum. Here it is for the whole stack, with the check against `private_gradient`.
 
 
@@ -424,9 +444,10 @@ print("outer products and vmap agree, to 1e-4:", ghost_gap <= 1e-4)
 # %% [markdown]
 # ## The accountant
 #
-# One step is private; so are a hundred, but less. How much less is bookkeeping, and the art of it.
-# *Rényi* differential privacy {cite}`mironov2017` bounds a moment of the privacy loss instead of its
-# worst case; over steps the bounds add. For the Gaussian with Poisson sampling, at an integer order
+# One step is private; so are a hundred, but less. How much less is bookkeeping, and the art of
+# it. *Rényi* differential privacy {cite}`mironov2017` bounds a moment of the privacy loss instead
+# of its worst case; over steps the bounds add. (Its order α sets how much rare, large losses
+# count.) For the Gaussian with Poisson sampling, at an integer order
 # $\alpha$, there is a closed sum {cite}`mironov2019`:
 #
 # $$\rho(\alpha) = \frac{1}{\alpha - 1} \log \sum_{k=0}^{\alpha} \binom{\alpha}{k}
@@ -437,8 +458,9 @@ print("outer products and vmap agree, to 1e-4:", ghost_gap <= 1e-4)
 # $$\varepsilon = T\rho(\alpha) + \log\frac{\alpha-1}{\alpha} - \frac{\log\delta + \log\alpha}
 # {\alpha - 1} ,$$
 #
-# which is also the one in Opacus. (Its older relative without the two terms in $\alpha$ is valid and
-# a little worse.) $\delta$ is 1e-5 everywhere on this page.
+# which is also the one in Opacus. (Its older relative without the two terms in $\alpha$ is valid
+# and a little worse.) $\delta$ is 1e-5 everywhere on this page: small against 1/800, and half of
+# 1/N for the 55,000 images of the full profile, as is usual for MNIST.
 
 # %%
 ORDERS, DELTA = [*range(2, 65), *range(72, 513, 8)], 1e-5
@@ -494,7 +516,7 @@ for label, column in zip(titles, (mine, library, tight, alone), strict=True):
 ku.table(columns, caption="ε at δ = 1e-5")
 accountant_gap = max(abs(a - b) for a, b in zip(mine, library, strict=True))
 
-# %% mystnb={"image": {"alt": "Epsilon against the number of steps, both axes logarithmic. The curve with Poisson sampling at rate 0.04 grows slowly, about as the square root. The curve for the same noise and no sampling lies more than ten times higher throughout. The dashed straight line of added steps leaves the first one quickly."}, "figure": {"caption": "Privacy spent with noise multiplier 1.1. Dashed: the price of single steps, added up (and the steps' δ with it).", "name": "fig-privacy-epsilon"}}
+# %% mystnb={"image": {"alt": "Epsilon against the number of steps, both axes logarithmic. The curve with Poisson sampling at rate 0.04 grows slowly, about as the square root. The curve for the same noise and no sampling lies four times higher at first and more than a hundred times at the end. The dashed straight line of added steps leaves the first one quickly and ends above both."}, "figure": {"caption": "Privacy spent with noise multiplier 1.1. Dashed: the price of single steps, added up (and the steps' δ with it).", "name": "fig-privacy-epsilon"}}
 steps = [1, 3, 10, 30, 100, 300, 1000, 3000]
 fig, ax = plt.subplots(figsize=(6.5, 3.4))
 curves = {"sampled, q = 0.04": 0.04, "everybody in each step": 1.0}
@@ -507,26 +529,31 @@ ku.plots.label_lines(ax)
 plt.show()
 
 # %% [markdown]
-# Read the figure from left to right. For a single step the bound is loose
-# (a Rényi bound gains from composition). Then the green curve is flat for a long time and ends growing about as the square root
-# of the number of steps, while the dashed line, which adds prices, grows as the number itself. After
+# Read the figure from left to right. For a single step the bound is loose (a Rényi bound gains
+# from composition). Then the curve with sampling is flat for a long time and ends growing about
+# as the square root of the number of steps, while the dashed line, which adds prices, grows as
+# the number itself. After
 # 3,000 steps the two differ by a factor of more than a hundred. Nothing about the training has
 # changed between the two lines, only the proof.
 #
-# Sampling is worth more than the noise: someone who is rarely looked at is rarely at risk. But the
-# formula holds for batches drawn by independent coins. Its proof needs that, seen from outside, each
-# step either contains the record with chance $q$ or does not, whatever happened before. A loader that shuffles and slices, with this
-# accountant behind it, shows every record exactly once an epoch, which is another mechanism, and
-# reports an ε that nobody has proved for it. All steps count as if each gradient had been published,
-# although only the last weights are; that pessimism is the price of a proof that holds for any loss. The numbers match Opacus's Rényi
-# accountant; its PRV accountant composes the privacy loss numerically {cite}`gopi2021` and finds a
-# smaller ε for the same run. None of these changes the training: a better accountant proves more
-# about noise that was already added.
+# At equal σ sampling lowers ε by far: someone who is rarely looked at is rarely at risk. (It is
+# not free. The sum is over fewer examples, so the same noise weighs more.) But the formula holds
+# for batches drawn by independent coins. Its proof needs that, seen from outside, each step
+# either contains the record with chance $q$ or does not, whatever happened before. A loader that
+# shuffles and slices, with this accountant behind it, shows every record exactly once an epoch,
+# which is another mechanism, and reports an ε that nobody has proved for it. All steps count as
+# if each gradient had been published, although only the last weights are; that pessimism is the
+# price of a proof that holds for any loss. The numbers match Opacus's Rényi accountant; its PRV
+# accountant composes the privacy loss numerically {cite}`gopi2021` and finds a smaller ε for the
+# same run. None of these changes the training: a better accountant proves more about noise that
+# was already added.
 #
 # ## The attack again
 #
-# Now the stack is trained with DP-SGD: 40 steps, half of the members in each, $C$ = 0.3. The noise
-# follows from ε. Everything else, the pool, the halves and the attacks, stays as it was.
+# Now the stack is trained with DP-SGD: 40 steps, half of the members in each, $C$ = 0.3. The
+# noise follows from ε. The pool, the halves and the attacks stay as they were. The training does
+# not: forty steps of SGD with momentum in place of five hundred of Adam. So a line without noise
+# stands beside it.
 
 
 # %%
@@ -548,7 +575,7 @@ def train_private(X, y, member, sigma, seed, T=40, q=0.5, C=0.3, lr=1.0):
     return P
 
 
-# %% tolerance={"accuracy (%)": 1.5, "loss AUC": 0.0015, "ratio AUC": 0.006, "pv_acc_private": 1.5, "pv_lira_private": 0.006, "pv_loss_private": 0.0015}
+# %% tolerance={"accuracy (%)": 1.5, "loss AUC": 0.0015, "ratio AUC": 0.006, "ratio, found (%)": 0.6, "pv_acc_private": 1.5, "pv_acc_clipped": 1.5, "pv_lira_private": 0.006, "pv_lira_clipped": 0.006, "pv_loss_private": 0.0015, "pv_best_private": 0.003}
 levels, private, columns = (0.5, 1, 2, 8), {}, {}
 for target in (*levels, math.inf):
     sigma = 0.0 if target == math.inf else noise_for(target, 0.5, 40)
@@ -560,16 +587,19 @@ for target in (*levels, math.inf):
 private["Adam"] = [on_test, areas["loss"], areas["likelihood ratio"], caught["likelihood ratio"]]
 names = [*(f"ε = {e:g}" for e in levels), "clipped, no noise", "Adam, no privacy"]
 columns = {"training": names}
-titles = {"accuracy (%)": 1, "loss AUC": 3, "ratio AUC": 3}
+titles = {"accuracy (%)": 1, "loss AUC": 3, "ratio AUC": 3, "ratio, found (%)": 1}
 for i, (label, places) in enumerate(titles.items()):
     pairs = [interval(v[i]) for v in private.values()]
     columns[label] = [f"{mean:.{places}f} ± {half:.{places}f}" for mean, half in pairs]
 ku.table(columns, caption=f"{M} networks each; 95 % intervals; δ = 1e-5")
 ku.glue(pv_acc_private=f"{private[1][0].mean():.0f}")
+ku.glue(pv_acc_clipped=f"{private[math.inf][0].mean():.0f}")
+ku.glue(pv_lira_clipped=f"{private[math.inf][2].mean():.2f}")
+ku.glue(pv_best_private=f"{max(private[1][i].mean() for i in (1, 2)):.2f}")
 for i, name in enumerate(("loss", "lira"), start=1):
     ku.glue(**{f"pv_{name}_private": f"{private[1][i].mean():.3f}"})
 
-# %% mystnb={"image": {"alt": "Two panels against epsilon from 0.5 to 8. Left: test accuracy rises from below fifty percent to nearly eighty; a dashed line at 88 percent is training without privacy. Right: the AUC of both attacks stays between 0.50 and 0.54, while the dashed line without privacy lies near 0.68."}, "figure": {"caption": "What privacy costs and what it buys. Bars: 95 % intervals over networks; dashed: without privacy (right: likelihood ratio).", "name": "fig-privacy-tradeoff"}}
+# %% mystnb={"image": {"alt": "Two panels against epsilon from 0.5 to 8. Left: test accuracy rises from 35 percent to nearly eighty; a dashed line at 88 percent is training without privacy. Right: the AUC of both attacks stays between 0.50 and 0.54, while the dashed line without privacy lies at 0.69."}, "figure": {"caption": "What privacy costs and what it buys. Bars: 95 % intervals over networks; dashed: without privacy (right: likelihood ratio).", "name": "fig-privacy-tradeoff"}}
 fig, (left, right) = plt.subplots(1, 2, figsize=(8.5, 3.3))
 for ax, i, label, color in ((left, 0, "", 0), (right, 1, "loss", 1), (right, 2, "ratio", 0)):
     mean, half = zip(*(interval(private[e][i]) for e in levels), strict=True)
@@ -580,6 +610,8 @@ for ax, i, label, color in ((left, 0, "", 0), (right, 1, "loss", 1), (right, 2, 
 left.axhline(on_test.mean().item(), color="black", linestyle="--", linewidth=1)
 right.axhline(areas["likelihood ratio"].mean().item(), color="black", linestyle="--", linewidth=1)
 right.axhline(0.5, color="gray", linewidth=1)
+left.text(0.5, 89, "without privacy")
+right.text(0.5, 0.694, "without privacy, ratio")
 left.set(xscale="log", xlabel="ε", ylabel="test accuracy (%)", ylim=(30, 95))
 right.set(xscale="log", xlabel="ε", ylabel="AUC of the attack", ylim=(0.47, 0.72))
 for ax in (left, right):
@@ -589,16 +621,17 @@ plt.show()
 
 # %% [markdown]
 # At ε = 1 the likelihood ratio is left with {glue:text}`pv_lira_private` and the loss with
-# {glue:text}`pv_loss_private`. The order of the two has turned: with much noise the networks differ
-# from one another by luck, and a comparison across networks suffers more than one inside a network.
-# (So the stronger attack is not a fixed property; report several and take the best.) The line
-# "clipped, no noise" is instructive: it promises nothing, ε is infinite, yet few steps with clipped
-# gradients already blunt the attack. A failed attack is no proof. An ε is.
+# {glue:text}`pv_loss_private`. The order of the two has turned: with much noise the networks
+# differ from one another by luck, and a comparison across networks suffers more than one inside a
+# network. (So the stronger attack is not a fixed property; report several and take the best.) The
+# line "clipped, no noise" is instructive: it promises nothing, ε is infinite, yet few steps with
+# clipped gradients already blunt the attack: most of the fall from {glue:text}`pv_lira` is
+# theirs, and so are the first points of accuracy. A failed attack is no proof. An ε is.
 #
-# What is left of the attack's success is not forbidden: at ε = 1 an AUC of well over 0.6 would be
-# allowed by the definition. It bounds the worst record of the worst data set; the attack averages
-# over ordinary digits. The gap between what attacks reach and what is proved is normal, and it can be
-# read both ways: as a reserve, or as a warning that better attacks may come.
+# What is left of the attack's success is not forbidden: ε = 1 alone allows an AUC of up to
+# $e / (1 + e)$ = 0.73, though this mechanism stays below what its ε allows. ε bounds the worst record
+# of the worst data set; the attack averages over ordinary digits. The gap can be read both ways: as a
+# reserve, or as a warning that better attacks may come.
 #
 # And the price: 800 examples are few, and the noise does not shrink with them. It is divided by
 # $qN$, so seventy times the data mean a seventieth of the noise at the same ε.
@@ -670,18 +703,18 @@ for kind in kinds:
     ku.glue(**{f"pv_{kind}": f"{linear[kind, 1.2].mean():.0f}"})
 
 # %% [markdown]
-# On the laptop's 3,500 images at ε = 1.2 the same private recipe reaches {glue:text}`pv_scattering` %
-# with the fixed features, {glue:text}`pv_pixels` % with pixels. In the full profile it sees 55,000
-# images, where a small network trained by Opacus's own example reaches 94.6 % at about this ε; the
-# full run claims 97 % for the linear layer. The step size and the clipping norm were
-# chosen after looking at accuracies of the real, noisy runs. Strictly, every look costs privacy as
-# well, and it is seldom counted.
+# On the laptop's 3,500 images at ε = 1.2 the same private recipe reaches
+# {glue:text}`pv_scattering` % with the fixed features, {glue:text}`pv_pixels` % with pixels. In
+# the full profile it sees 55,000 images, where the example that comes with Opacus
+# {cite}`yousefpour2021opacus` reports 94.6 % at ε = 1.16; the full run claims 97 % for the linear
+# layer. The step size and the clipping norm were chosen after looking at accuracies of the real,
+# noisy runs. Strictly, every look costs privacy as well, and it is seldom counted.
 #
 # ## Tables: k-anonymity
 #
 # Most data about people are tables, and the usual protection is to remove the names. The columns
-# that an outsider may know (sex, family, income) are *quasi-identifiers*. How many rows of
-# `loanapp` does each set of them make unique?
+# that an outsider may know (sex, family, income) are *quasi-identifiers*: none of them names a
+# person, together they may. How many rows of `loanapp` does each set of them make unique?
 
 # %%
 loans = ku.data.loanapp_raw()
@@ -766,6 +799,7 @@ for k in ks:
     for shares, count in zip(given_away.values(), left, strict=True):
         shares.append(100 * (count == 1).double().mean().item())
     if k == 5:
+        refused_alone = ((left[0] == 1) & (decision == 0)).sum()
         _, pv_both_left, pv_one_left = (f"{count.double().mean():.0f}" for count in left)
 fig, ax = plt.subplots(figsize=(6.5, 3.5))
 for (name, shares), place in zip(given_away.items(), ((3.3, 58), (2, 23), (2, 4)), strict=True):
@@ -780,16 +814,16 @@ ku.glue(pv_pinned=f"{pinned:.0f}", pv_homogeneous=f"{homogeneous:.0f}")
 ku.glue(pv_one_left=pv_one_left, pv_both_left=pv_both_left)
 
 # %% [markdown]
-# Every class keeps its promise of $k$ members, and the promise does not help. At $k$ = 5 the class
-# gives away the decision of {glue:text}`pv_homogeneous` % of the applicants. (All of them
-# were approved, the common case: no class consists of refusals only, so these people lose a secret
-# that was easy to guess.) The second attack is worse. One table leaves on average
-# {glue:text}`pv_one_left` possible amounts, two leave {glue:text}`pv_both_left`, and for
-# {glue:text}`pv_pinned` % of the people just one: the true one. No table is at fault. Stricter
-# versions ask for several secrets in each class, or for the population's mix of them; exercise 3
-# writes the first. They cost more detail and do not stop the second attack either. k-anonymity is
-# a property of a table, and tables meet; ε is a property of the procedure, and adds up when two
-# releases meet. That is what the accountant is for.
+# Every class keeps its promise of $k$ members, and the promise does not help. At $k$ = 5 the
+# class gives away the decision of {glue:text}`pv_homogeneous` % of the applicants. (All of them
+# were approved, the common case: no class consists of refusals only, which is checked below. So
+# these people lose a secret that was easy to guess.) The second attack is worse. One table leaves
+# on average {glue:text}`pv_one_left` possible amounts, two leave {glue:text}`pv_both_left`, and
+# for {glue:text}`pv_pinned` % of the people just one: the true one. No table is at fault.
+# Stricter versions ask for several secrets in each class, or for the population's mix of them;
+# exercise 3 writes the first. They cost more detail and do not stop the second attack either.
+# k-anonymity is a property of a table, and tables meet; ε is a property of the procedure, and
+# adds up when two releases meet. That is what the accountant is for.
 #
 # ## Learning without collecting
 #
@@ -855,7 +889,8 @@ for (kind, found_curves), color in zip(curves.items(), ("teal", "rust"), strict=
 for name, level in {"one place": central, "alone": alone}.items():
     ax.axhline(level.mean(), color="black", linestyle=":", linewidth=1)
     ax.text(12, level.mean() + (2 if name == "alone" else 4), name)
-ax.set(xlabel="round", ylabel="test accuracy (%)", ylim=(0, 100), xticks=range(0, 21, 5))
+ax.set(xlabel="round", ylabel="test accuracy (%)", ylim=(0, 100), xlim=(-0.5, 20))
+ax.set_xticks(range(0, 21, 5))
 ku.plots.label_lines(ax)
 plt.show()
 iid, skewed = (torch.stack(found_curves)[:, -1] for found_curves in curves.values())  # (3,)
@@ -863,13 +898,15 @@ ku.glue(pv_iid=f"{iid.mean():.0f}", pv_skewed=f"{skewed.mean():.0f}")
 ku.glue(pv_alone=f"{alone.mean():.0f}", pv_central=f"{central.mean():.0f}")
 
 # %% [markdown]
-# Alone, a client reaches {glue:text}`pv_alone` %, since it has never seen most digits. Together they
-# reach {glue:text}`pv_iid` % with equal shares, {glue:text}`pv_skewed` % with two digits each, and
-# {glue:text}`pv_central` % in one place with the same number of steps. With equal shares, averaging
-# costs next to nothing, although the server has never seen an image. With skewed clients the local
-# minima lie apart, and the average of three epochs of pulling in ten directions is a slower step than
-# any of them: the same twenty rounds end lower, and how much lower depends on which digits happened
-# to meet. (Shorter local training is the usual remedy {cite}`mcmahan2017`; it costs communication.)
+# Alone, a client reaches {glue:text}`pv_alone` %, since it has never seen most digits. Together
+# they reach {glue:text}`pv_iid` % with equal shares, {glue:text}`pv_skewed` % with two digits
+# each, and {glue:text}`pv_central` % in one place with the same number of steps. With equal
+# shares averaging costs next to no accuracy, although the server has never seen an image. (It
+# costs work: ten clients compute a gradient in every step.) With skewed clients the local minima
+# lie apart, and the average of three epochs of pulling in ten directions is a slower step than
+# any of them: the same twenty rounds end lower, and how much lower depends on which digits
+# happened to meet. (Shorter local training is the usual remedy {cite}`mcmahan2017`; it costs
+# communication.)
 #
 # **Hiding the summands.** The server needs the sum of the updates, no single one. In *secure
 # aggregation* {cite}`bonawitz2017` each pair of clients agrees on a random mask; one adds it, the
@@ -911,14 +948,15 @@ histogram = (sent[0] * 16 // MODULUS).bincount(minlength=16).double()  # (16,) o
 chi_square = ((histogram - histogram.mean()) ** 2 / histogram.mean()).sum()  # 15 degrees of freedom
 last = unmask(masked(updates, 2000)) - unmask(masked(updates[:-1], 3000))  # (D,) two honest sums
 difference_gap = (last - updates[-1]).abs().max()
-print("two sums, with and without a client, return its update:", bool(difference_gap < 1e-4))
+print("the round summed with and without a client gives its update:", bool(difference_gap < 1e-4))
 
 # %% [markdown]
-# The sum is exact and a single message is noise, by a χ² test over sixteen bins. If one client goes
-# offline after the masks were agreed, the sum is garbage; hence the protocol's second half. What
-# masks do not protect is the sum itself. Two rounds, with and without one client, and a subtraction
-# returns that client's update. Secure aggregation decides who sees; differential privacy decides
-# what there is to see. Deployed systems need both.
+# The sum is exact. A single message is uniform by construction, if the generator is a
+# cryptographic one (torch's is not); a χ² test over sixteen bins only catches blunders. If one
+# client goes offline after the masks were agreed, the sum is garbage; hence the protocol's second
+# half. What masks do not protect is the sum itself. Sum the same round twice, with and without
+# one client, and a subtraction returns that client's update. Secure aggregation decides who sees;
+# differential privacy decides what there is to see. Deployed systems need both.
 #
 # ## Gradients leak
 #
@@ -1006,7 +1044,7 @@ def invert(net, observed, y, seed, steps=60):
     return x.detach().clamp(0, 1)
 
 
-# %% tolerance={"pv_psnr": 6} mystnb={"image": {"alt": "Three rows of four small pictures. First row: the original digits. In the first column the digit; second, the recovered image, which looks the same; third, from a clipped and noised gradient, salt and pepper; fourth, from a random gradient, salt and pepper."}, "figure": {"caption": "Three images and what is found from their gradient, from the noised one, and from random numbers.", "name": "fig-privacy-inversion"}}
+# %% tolerance={"pv_psnr": 6} mystnb={"image": {"alt": "Three rows of four small pictures, one row for each digit. First column: the digit; second: the image recovered from its gradient, which looks the same; third and fourth, from the noised and from a random gradient: black and white dots."}, "figure": {"caption": "Three images and what is found from their gradient, from the noised one, and from random numbers.", "name": "fig-privacy-inversion"}}
 quality, fig = [], plt.figure(figsize=(6.5, 5))
 axes = fig.subplots(3, 4)
 for i, row in enumerate(order[100:103].tolist()):
@@ -1014,7 +1052,8 @@ for i, row in enumerate(order[100:103].tolist()):
     observed = gradient(net, x0, y0)  # (P,)
     noise = torch.randn(len(observed), generator=torch.Generator().manual_seed(i)).to(device)
     clipped = observed * min(1.0, 0.3 / observed.norm().item())
-    sources = [observed, clipped + 1.0 * 0.3 * noise, noise / noise.norm() * observed.norm()]
+    other = torch.randn(len(observed), generator=torch.Generator().manual_seed(40 + i)).to(device)
+    sources = [observed, clipped + 1.0 * 0.3 * noise, other / other.norm() * observed.norm()]
     guesses = [invert(net, source, y0, seed=30 + i) for source in sources]
     quality.append([psnr(guess, x0).item() for guess in guesses])
     titles = ("original", "gradient", "with noise, σ = 1", "random") if i == 0 else [""] * 4
@@ -1024,33 +1063,59 @@ quality = torch.tensor(quality)  # (3 images, 3 sources)
 ku.glue(pv_psnr=f"{quality[:, 0].min():.0f}")
 
 # %% [markdown]
-# The images come back, at {glue:text}`pv_psnr` dB or better; 30 dB is hard to tell from the original.
-# With the noise of a single private step nothing is left of them, no more than random numbers
-# contain. (The label is not hidden by the architecture, nor is the number of examples; only noise
-# hides.) A batch of one is the attacker's dream, and we say so: it shows what a gradient *can* hold. Batches, trained networks and long local training make the search harder, but hard is not
-# a guarantee: search improves every year, and $\varepsilon$ does not care how clever it is.
+# The images come back, at {glue:text}`pv_psnr` dB or better; 30 dB is hard to tell from the
+# original. In the noise of a single private step this search finds nothing, no more than in
+# random numbers. (That says little about other attackers: one who only has to choose between two
+# candidate images would be right in about three of four cases.) (The label is not hidden by the
+# architecture, nor is the number of examples; only noise hides.) A batch of one is the attacker's
+# dream, and we say so: it shows what a gradient *can* hold. Batches, trained networks and long
+# local training make the search harder, but hard is not a guarantee: search improves every year,
+# and $\varepsilon$ does not care how clever it is.
 #
 # ## Where it fails
 #
-# **Small data cannot have both.** At ε = 1, with 800 examples, the network is worse than the nearest
-# mean image. A statistic that simple can be made private at a smaller price than a network: ten sums
-# with noise, once, instead of forty noisy gradients of 6,634 numbers. Try it first. A proposal to train
-# a network with strong privacy on the records of a few hundred people should meet this table.
+# **Small data cannot have both.** At ε = 1, with 800 examples, the network is worse than the
+# nearest mean image. A statistic that simple can itself be made private, and at a smaller price:
+# ten sums with noise, once, instead of forty noisy gradients of 6,634 numbers. Each image gets
+# length 1, so adding one moves the sums by 1, and one look at the data pays for all. The cell
+# below does it for the same halves: {glue:text}`pv_sums` % instead of
+# {glue:text}`pv_acc_private`, at the same ε. Try it first. A proposal to train a network with
+# strong privacy on the records of a few hundred people should meet this table.
 #
 # **ε covers what it counts.** It counts one image as one record. If a person wrote twenty of the
-# digits, her protection is for each of them, and as a group twenty times weaker. Choosing step sizes
-# by looking at results is not in it, nor is the test set. And ε = 8 allows, on paper, a factor of
-# 2,981 between the two worlds; that attacks still fail there is an observation about attacks.
+# digits, each of them is protected and she is not: for all twenty the exponent is 20ε and δ grows
+# even faster, which promises nothing. Choosing step sizes by looking at results is not in it, nor
+# is the test set. And ε = 8 allows, on paper, a factor of
+# 2,981 between the two worlds; that the attack reaches only 0.54 there is an observation about attacks.
 #
-# **The average hides people.** The attack succeeds with some images and never with others. The next
-# cell asks which members are found at 1 % false alarms: it is the unusual ones, which many networks
-# get wrong when they have not seen them. People in a minority are the outliers of most data sets.
-# They lose more privacy without protection, and with it more accuracy {cite}`bagdasaryan2019`.
+# **The average hides people.** The attack succeeds with some images and never with others. The
+# second cell below asks which members are found at 1 % false alarms: it is the unusual ones,
+# which many networks get wrong when they have not seen them. People in a minority are the
+# outliers of most data sets. They lose more privacy without protection, and with it more accuracy
+# {cite}`bagdasaryan2019`.
 
-# %% tolerance={"found (%)": 3, "pv_hard": 3, "pv_easy": 1}
+
+# %% tolerance={"pv_sums": 1.5}
+def private_sums(member, sigma, seed):
+    """Return the test accuracy (%) of the nearest of ten noisy sums of unit images, (M,)."""
+    g = torch.Generator().manual_seed(seed)
+    unit, classes = F.normalize(X_pool), F.one_hot(y_pool, 10)  # (N, 196), (N, 10)
+    sums = torch.einsum("mn,nc,nd->mcd", member.float(), classes.float(), unit)  # (M, 10, 196)
+    sums = sums + sigma * torch.randn(sums.shape, generator=g).to(device)
+    cosines = F.normalize(sums, dim=2) @ F.normalize(X_test).T  # (M, 10, N)
+    return 100 * (cosines.argmax(1) == y_test).float().mean(1)
+
+
+by_sums = private_sums(member, noise_for(1, 1.0, 1), seed=50)  # one step, everybody in it
+ku.glue(pv_sums=f"{by_sums.mean():.0f}")
+
+# %% tolerance={"found (%)": 3, "pv_hard": 3, "pv_easy": 1, "pv_always": 2, "pv_never": 4}
 z = confidence(nets, X_pool, y_pool)
 scores = attacks["likelihood ratio"]
-threshold = torch.stack([s[~m].quantile(0.99) for s, m in zip(scores, member, strict=True)])
+allowed = round(0.01 * len(pool) / 2)
+threshold = torch.stack(
+    [s[~m].topk(allowed).values[-1] for s, m in zip(scores, member, strict=True)]
+)
 hits = ((scores > threshold[:, None]) & member).sum(0) / member.sum(0)  # (N,) share when a member
 unseen = (z * ~member).sum(0) / (~member).sum(0)  # (N,) mean confidence of networks without it
 quarters = unseen.argsort().chunk(4)  # from the least expected to the most
@@ -1061,12 +1126,16 @@ ku.table(
     columns, caption="Members found at 1 % false alarms, by how hard they are for other networks"
 )
 ku.glue(pv_hard=f"{by_quarter[0]:.0f}", pv_easy=f"{by_quarter[-1]:.0f}")
+ku.glue(pv_always=f"{100 * (hits > 0.8).float().mean():.0f}")
+ku.glue(pv_never=f"{100 * (hits == 0).float().mean():.0f}")
 
 # %% [markdown]
-# {glue:text}`pv_hard` % of the hardest quarter are found, {glue:text}`pv_easy` % of the easiest. The
-# average of {glue:text}`pv_found` % describes nobody: a few images are nearly always given away and
-# most never. A report that says "the attack finds one in ten" hides that it is nearly always the same
-# ones. Who they are is known in advance to anyone who trains the shadow networks.
+# {glue:text}`pv_hard` % of the hardest quarter are found, {glue:text}`pv_easy` % of the easiest.
+# The average of {glue:text}`pv_found` % describes nobody: {glue:text}`pv_always` % of the images
+# are given away by more than four in five of the networks that saw them, {glue:text}`pv_never` %
+# by none. A report that says "the attack finds one in ten" hides that it is often the same ones.
+# (The shared variances favor hard images a little, too.) Who they are is known in advance to
+# anyone who trains the shadow networks.
 #
 # **Strengths.** DP-SGD gives the only promise here that holds against attackers nobody has thought
 # of. Attacks are cheap and find what proofs do not cover: bugs. **Limits.** The promise concerns
@@ -1080,14 +1149,15 @@ ku.glue(pv_hard=f"{by_quarter[0]:.0f}", pv_easy=f"{by_quarter[-1]:.0f}")
 #
 # ## Claims
 #
-# The AUC bounds 0.65 and 0.53 at ε ≤ 1.2 and the 97 % of the full profile were set before any run,
-# and so were the equalities and the bounds of the controls. The size of the pool was chosen after
-# seeing that fewer images leave more to attack and more images less, and that the loss attack at
-# ε = 1 stayed under 0.53 by a hair. The bounds of the linear layer on the laptop followed a first
-# run. The margins of the federation, the
-# tables and the inversion are ours, set before the chapter's own run; the inversion had been tried
-# with three images. The distance from scikit-learn was allowed 1e-6 at first and 1e-5 afterwards: a
-# single tie moves the area by 8e-7.
+# The AUC bounds 0.65 and 0.53 at ε ≤ 1.2 and the 97 % of the full profile were set before any
+# run, and so were the equalities and the bounds of the controls. The size of the pool was chosen
+# after seeing that fewer images leave more to attack and more images less, and that the loss
+# attack at ε = 1 stayed under 0.53 by a hair. The bounds of the linear layer on the laptop
+# followed a first run. After a review the controls were made harder (membership redrawn before
+# the fit, quarters compared by a difference), and the noisy sums were added, with the bound 0
+# before they were run. The margins of the federation, the tables and the inversion are ours, set
+# before the chapter's own run; the inversion had been tried with three images. The distance from
+# scikit-learn was allowed 1e-6 at first and 1e-5 afterwards: a single tie moves the area by 8e-7.
 
 # %%
 mean, half = interval(private[1][2])
@@ -1100,14 +1170,16 @@ text = "AUC of the loss attack against networks trained at ε = 1"
 ku.claim(text, private[1][1].mean(), at_most=0.53, rests_on=("pv_loss_private",))
 text = "AUC against networks that never saw the pool"
 ku.claim(text, areas["ratio, nets of other data"].mean(), between=(0.47, 0.53), role="control")
-text = "AUC against shuffled membership"
-ku.claim(text, areas["ratio, shuffled membership"].mean(), between=(0.47, 0.53), role="control")
+text = "AUC where the list of members is drawn anew, before the attack is fitted"
+ku.claim(text, areas["ratio, membership redrawn"].mean(), between=(0.47, 0.53), role="control")
 text = "% of members found at 1 % false alarms without privacy, by the likelihood ratio"
 ku.claim(text, caught["likelihood ratio"].mean(), at_least=3, rests_on=("pv_found",))
 text = "points of accuracy that ε = 1 costs with 800 examples"
 ku.claim(text, (on_test - private[1][0]).mean(), at_least=10, rests_on=("pv_acc_private",))
-text = "the hardest quarter's rate of discovery / the easiest quarter's"
-ku.claim(text, by_quarter[0] / max(by_quarter[-1], 1e-9), at_least=2)
+text = "points by which the hardest quarter is found more often than the easiest"
+ku.claim(text, by_quarter[0] - by_quarter[-1], at_least=20, rests_on=("pv_hard", "pv_easy"))
+text = "points by which ten noisy sums beat the network at the same ε = 1"
+ku.claim(text, (by_sums - private[1][0]).mean(), at_least=0, rests_on=("pv_sums",))
 ku.claim("AUC from ranks: distance from scikit-learn", auc_gap, at_most=1e-5)
 ku.claim("20 steps of DP-SGD: largest distance from Opacus's weights", opacus_gap, at_most=1e-6)
 ku.claim("clipped sums by outer products: distance from vmap", ghost_gap, at_most=1e-4)
@@ -1122,6 +1194,7 @@ ku.claim(text, best.mean(), at_least=ku.pick(laptop=88, full=97), rests_on=("pv_
 text = "points gained by fixed features over pixels at ε = 1.2, worst pair of seeds"
 ku.claim(text, (best - plain).min(), at_least=ku.pick(laptop=3, full=1))
 ku.claim("smallest class minus k, all k and both tables", min(smallest), at_least=0)
+ku.claim("refused applicants whose 5-anonymous class holds refusals only", refused_alone, at_most=0)
 text = "% of people whose loan two 5-anonymous tables give away together"
 ku.claim(text, pinned, at_least=20)
 text = "% whom one of the tables gives away"
