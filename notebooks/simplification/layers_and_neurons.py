@@ -5,15 +5,15 @@
 #
 # Two of six residual blocks and four tenths of the channels can go. The network then does
 # {glue:text}`ln_factor` times fewer multiplications, and after four more passes over the training
-# images its accuracy has moved by {glue:text}`ln_change` points (mean of five networks; 95 % interval
-# {glue:text}`ln_change_low` to {glue:text}`ln_change_high`). Without those passes it loses
-# {glue:text}`ln_control` points. But the same small network with fresh weights, trained for as many
-# passes in all, does no worse: {glue:text}`ln_fresh` points against the base
-# ({glue:text}`ln_fresh_low` to {glue:text}`ln_fresh_high`), {glue:text}`ln_ahead_both` against the
-# pruned one. Pruning is a use for a large network that
-# one has, and no reason to train one. And the clock: with one image at a time, removing four blocks saves
-# {glue:text}`ln_time_four_1` % of the time that the removed operations stand for, halving the
-# channels {glue:text}`ln_time_half_1` %.
+# images its accuracy has moved by {glue:text}`ln_change` points (mean of five networks; 95 %
+# interval {glue:text}`ln_change_low` to {glue:text}`ln_change_high`). Without those passes it
+# loses {glue:text}`ln_control` points. But the same small network with fresh weights, trained for
+# as many passes in all, does no worse: {glue:text}`ln_fresh` points against the base
+# ({glue:text}`ln_fresh_low` to {glue:text}`ln_fresh_high`), {glue:text}`ln_ahead_both` against
+# the pruned one. Pruning is a use for a large network that one has, and no reason to train one.
+# And the clock: with one image at a time, removing four blocks saves {glue:text}`ln_time_four_1`
+# % of the time that the removed operations stand for, halving the channels
+# {glue:text}`ln_time_half_1` %.
 #
 # :::{admonition} What you will learn
 # - to measure a model in quantities that multiply: parameters, bytes, multiply-accumulates,
@@ -198,10 +198,11 @@ mended(f"{says} (all networks of the table)", largest_miss, at_most=0.2)
 # ## A base, and small networks beside it
 #
 # What does each reduction cost in accuracy? Every network here gets the same recipe: AdamW, a
-# learning rate that rises and falls once, labels smoothed by 0.1, batches of 128, images warped anew
-# in every epoch, four epochs. The **base**, the largest network, gets five seeds, because all that follows
-# starts from these five; the smaller networks of the table get three. A seed sets the first weights
-# and the order of the images. Between two architectures only the order is shared.
+# learning rate that rises and falls once, labels smoothed by 0.1, batches of 128, images warped
+# anew in every epoch, four epochs. The **base**, the largest network, gets five seeds, because
+# all that follows starts from these five; the smaller networks of the table get three. A seed
+# sets the first weights and the order of the images. Between two architectures only the order is
+# shared.
 
 
 # %%
@@ -279,10 +280,10 @@ ku.glue(ln_base_size=f"{base_cost['parameters']:,}", ln_times=f"{counted[grid[0]
 #
 # ## Zeros save nothing
 #
-# The plainest way to prune is to set the smallest weights to zero {cite}`han2015learning`: choose a
-# threshold, keep what is larger. (Pruning began with a better score, from second derivatives
-# {cite}`lecun1990obd`.) We do it to all convolutions and the affine layer at
-# once, without any training afterwards.
+# The plainest way to prune is to set the smallest weights to zero {cite}`han2015learning`: choose
+# a threshold, keep what is larger. (Pruning began with a better score, from second derivatives
+# {cite}`lecun1990obd`.) We do it to all convolutions and the affine layer at once, without any
+# training afterwards.
 
 
 # %% tolerance={"ln_zeros_best": 0.6, "ln_zeros_worst": 5, "ln_zeros_most": 12, "ln_zipped": 2} mystnb={"image": {"alt": "Held-out accuracy against the share of weights set to zero, one line per base network. The lines stay high up to about half of the weights, one falling earlier than the others, and end near the level of guessing at 90 percent."}, "figure": {"caption": "The smallest weights set to zero, no training afterwards; one line per base network. Dashed: guessing.", "name": "fig-layers-zeros"}}
@@ -465,10 +466,10 @@ plt.show()
 # %% [markdown]
 # The choice matters at first, though less surely than one would like. Over the three small cuts
 # Taylor's networks keep {glue:text}`ln_taylor` points more than random ones, magnitude's
-# {glue:text}`ln_magnitude` (mean of five networks, ± half a 95 % interval over them); at a quarter of
-# the channels Taylor is no longer ahead of magnitude. The networks scatter so widely that a single one would
-# have shown whatever one hoped for. And look at the right end: half of the channels, which is what a
-# fourfold saving takes, destroys the network whoever chooses.
+# {glue:text}`ln_magnitude` (mean of five networks, ± half a 95 % interval over them); at a
+# quarter of the channels Taylor is no longer ahead of magnitude. The networks scatter so widely
+# that a single one would have shown whatever one hoped for. And look at the right end: half of
+# the channels, which is what a fourfold saving takes, destroys the network whoever chooses.
 #
 # ## Training again
 #
@@ -562,23 +563,22 @@ ax.set_xlabel("points gained over the base")
 plt.show()
 
 # %% [markdown]
-# Three surprises. The ways to choose, apart before training, end close together: a network with any
-# half of its channels relearns what it needs, as others have found {cite}`mittal2018recovering`.
-# Cutting in rounds changes the result by {glue:text}`ln_rounds` points against one cut, which decides
-# nothing; two of its four epochs went to networks that were cut again. And the small network from
-# scratch, given the same number of epochs in all, does as well. What pruning gives is a head start:
-# inherited weights are ahead of fresh ones by {glue:text}`ln_start` points after two epochs, and by {glue:text}`ln_full` after four.
-# That is worth having if the large network exists already. It is no reason to train a large one
-# first.
+# Three surprises. The ways to choose, apart before training, end close together: a network with
+# any half of its channels relearns what it needs, as others have found
+# {cite}`mittal2018recovering`. Cutting in rounds changes the result by {glue:text}`ln_rounds`
+# points against one cut: two of its four epochs went to networks that were cut again. And the
+# small network from scratch, given the same number of epochs in all, does as well. What pruning
+# gives is a head start: inherited weights are ahead of fresh ones by {glue:text}`ln_start` points
+# after two epochs, and by {glue:text}`ln_full` after four. That is worth having if the large
+# network exists already. It is no reason to train a large one first.
 #
 # ## Removing layers
 #
-# A residual block whose input and output have the same shape can be taken out: what is left in its
-# place is the identity, and the stream passes by. Which block is least missed? One cheap hint
-# compares the stream before and after the block
-# {cite}`men2024shortgpt`: a block that hardly turns it does little. Its **influence** is one minus
-# the cosine between the two, averaged over images. Beside it stands the expensive truth: the
-# accuracy without the block.
+# A residual block whose input and output have the same shape can be taken out: what is left in
+# its place is the identity, and the stream passes by. Which block is least missed? One cheap hint
+# compares the stream before and after the block {cite}`men2024shortgpt`: a block that hardly
+# turns it does little. Its **influence** is one minus the cosine between the two, averaged over
+# images. Beside it stands the expensive truth: the accuracy without the block.
 
 
 # %% tolerance={"ln_hint_first": 2, "ln_hint_two": 1, "ln_same_blocks": 2}
@@ -628,13 +628,13 @@ plt.show()
 # %% [markdown]
 # Blocks late in a stage turn the stream least. The very last one can go almost for nothing, even
 # without training. The hint puts it first in {glue:text}`ln_hint_first` of the five networks, and
-# among the lowest two in {glue:text}`ln_hint_two`. For the others it is a hint only: blocks
-# of equal influence cost very different amounts, and the same block costs one network several times
-# as many points as another. What a block does is not only how far it turns the stream, but what the next
-# one makes of the difference. Measuring the truth costs one pass over some images for each block,
-# which is nothing for five blocks and much for the hundred layers of a large model. We go on with the
-# hint all the same: it looks at training images only, whereas the truth above was measured on the
-# held-out ones and must not choose anything.
+# among the lowest two in {glue:text}`ln_hint_two`. For the others it is a hint only: blocks of
+# equal influence cost very different amounts, and the same block costs one network several times
+# as many points as another. What a block does is not only how far it turns the stream, but what
+# the next one makes of the difference. Measuring the truth costs one pass over some images for
+# each block, which is nothing for five blocks and much for the hundred layers of a large model.
+# We go on with the hint all the same: it looks at training images only, whereas the truth above
+# was measured on the held-out ones and must not choose anything.
 #
 # ## Layers times neurons
 #
@@ -761,16 +761,16 @@ ku.glue(ln_ten_macs=f"{macs[both] / macs['2 blocks']:.2f}")
 ku.glue(ln_goal=f"{goal:.2f}", ln_floor=f"{1 / factors[0]:.2f}")
 
 # %% [markdown]
-# Blocks that are gone take their time with them: {glue:text}`ln_time_four_1` % of it with one image,
-# {glue:text}`ln_time_four_256` % with 256. Half of the channels saves {glue:text}`ln_time_half_1` % of
-# its due with one image and {glue:text}`ln_time_half_256` % with 256. Both cuts together save
-# {glue:text}`ln_time_both_1` % and {glue:text}`ln_time_both_256` %, less with the large batch than
-# the plain half. Ten and 19 channels are awkward numbers: in a batch they take
-# {glue:text}`ln_ten` times the time of the same four blocks with 16 and 32, at
-# {glue:text}`ln_ten_macs` times the operations. The book pins the
-# arithmetic to AVX2 (`karpa_utils/_numerics.py`), whose registers hold eight numbers, and the fast
-# kernels want full ones. The same cut with `round_to=8` keeps 8 and 16 channels and saves
-# {glue:text}`ln_time_8` %; its accuracy is not measured here.
+# Blocks that are gone take their time with them: {glue:text}`ln_time_four_1` % of it with one
+# image, {glue:text}`ln_time_four_256` % with 256. Half of the channels saves
+# {glue:text}`ln_time_half_1` % of its due with one image and {glue:text}`ln_time_half_256` % with
+# 256. Both cuts together save {glue:text}`ln_time_both_1` % and {glue:text}`ln_time_both_256` %,
+# less with the large batch than the plain half. Ten and 19 channels are awkward numbers: in a
+# batch they take {glue:text}`ln_ten` times the time of the same four blocks with 16 and 32, at
+# {glue:text}`ln_ten_macs` times the operations. The book pins the arithmetic to AVX2
+# (`karpa_utils/_numerics.py`), whose registers hold eight numbers, and the fast kernels want full
+# ones. The same cut with `round_to=8` keeps 8 and 16 channels and saves {glue:text}`ln_time_8` %;
+# its accuracy is not measured here.
 #
 # The goal of this page was set in another measure: gain in time divided by gain in operations, at
 # least 0.7. With both cuts and one image it is {glue:text}`ln_goal`: missed. Mind that measure's
@@ -869,10 +869,11 @@ plt.show()
 #
 # This is about single weights again, so we use an MLP (784-300-100-10), whose layers a mask fits
 # easily. Each round keeps three weights in ten. Two controls have exactly as many weights in each
-# layer: the same early weights under a **random mask**, and the found mask with **fresh weights**.
-# The early weights have had one epoch, without a mask, before the rest of the training; the fresh
-# ones get that epoch too, under the mask, so all see the same images in the same order. A mask is kept by starting the removed weights at
-# zero and multiplying their gradients by zero.
+# layer: the same early weights under a **random mask**, and the found mask with **fresh
+# weights**. The early weights have had one epoch, without a mask, before the rest of the
+# training; the fresh ones get that epoch too, under the mask, so all see the same images in the
+# same order. A mask is kept by starting the removed weights at zero and multiplying their
+# gradients by zero.
 
 
 # %%
