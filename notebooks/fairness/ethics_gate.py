@@ -29,7 +29,7 @@
 # **Before this:** [Detecting bias](detecting_bias.ipynb) and
 # [Repairing bias](repairing_bias.ipynb), for the audit and the population.
 #
-# **Costs:** a minute and a half and less than 1 GiB on two CPU cores. The full profile uses larger
+# **Costs:** about a minute and less than 1 GiB on two CPU cores. The full profile uses larger
 # populations and more of them.
 # :::
 #
@@ -267,18 +267,18 @@ def calibration(scores, y, groups, least=100):
 
 
 # %% [markdown]
-# **Privacy** is attacked, as in [the chapter on it](../../book/parts/fairness.md): does a small
-# loss tell who was in the training data? The attack's AUC (0.5 is guessing, 1 is certainty) is an
-# average, and single people may still be exposed. It comes from ranks, its interval from the
-# placements of each side among the other {cite}`delong1988`. **Robustness**: income and the other
-# features are known to two hundredths of their deviation; how many decisions does a second
-# measurement turn? **Reasons**: a refused person is told the feature that counts most against
-# them, by integrated gradients {cite}`sundararajan2017ig`, measured from the average of all
-# features. If the reason is true, then setting the named feature to that average raises the score
-# more than setting a random one. (For a network that nearly adds its features up, this is not far
-# from a check that the reported order is the network's own: it finds reasons from wrong columns,
-# of wrong sign, of another model.) **Oversight**: of the cases within 0.1 of the line, for how
-# many does a person have time?
+# **Privacy** is attacked, as in [Privacy](privacy.ipynb): does a small loss tell who was in the
+# training data? The attack's AUC (0.5 is guessing, 1 is certainty) is an average, and single
+# people may still be exposed. It comes from ranks, its interval from the placements of each side
+# among the other {cite}`delong1988`. **Robustness**: income and the other features are known to
+# two hundredths of their deviation; how many decisions does a second measurement turn?
+# **Reasons**: a refused person is told the feature that counts most against them, by integrated
+# gradients {cite}`sundararajan2017ig`, measured from the average of all features. If the reason
+# is true, then setting the named feature to that average raises the score more than setting a
+# random one. (For a network that nearly adds its features up, this is not far from a check that
+# the reported order is the network's own: it finds reasons from wrong columns, of wrong sign, of
+# another model.) **Oversight**: of the cases within 0.1 of the line, for how many does a person
+# have time?
 
 
 # %%
