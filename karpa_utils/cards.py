@@ -208,7 +208,8 @@ def _measured(found: Measured | None) -> str:
 
 
 STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem;
-color:#1d2327;background:#fff}[role=region]{overflow-x:auto}table{border-collapse:collapse;margin:1rem 0}caption{text-align:left;
+color:#1d2327;background:#fff}[role=region]{overflow-x:auto}
+table{border-collapse:collapse;margin:1rem 0}caption{text-align:left;
 font-weight:600;padding:.3rem 0}th,td{padding:.25rem .7rem;border-bottom:1px solid #d5dade;
 text-align:left}dt{font-weight:600}@media(prefers-color-scheme:dark){body{color:#e6e8ea;
 background:#14181b}th,td{border-color:#3a4248}}"""

@@ -11,8 +11,8 @@
 # as many passes in all, does no worse: {glue:text}`ln_fresh` points against the base
 # ({glue:text}`ln_fresh_low` to {glue:text}`ln_fresh_high`), {glue:text}`ln_ahead_both` against
 # the pruned one. Pruning is a use for a large network that one has, and no reason to train one.
-# And the clock: with one image at a time, removing four blocks saves {glue:text}`ln_time_four_1`
-# % of the time that the removed operations stand for, halving the channels
+# And the clock: with one image at a time, removing four blocks saves
+# {glue:text}`ln_time_four_1` % of the time that the removed operations stand for, halving the channels
 # {glue:text}`ln_time_half_1` %.
 #
 # :::{admonition} What you will learn
