@@ -1089,9 +1089,9 @@ ku.glue(pv_psnr=f"{quality[:, 0].min():.0f}")
 # 2,981 between the two worlds; that the attack reaches only 0.54 there is an observation about attacks.
 #
 # **The average hides people.** The attack succeeds with some images and never with others. The
-# second cell below asks which members are found at 1 % false alarms: it is the unusual ones,
-# which many networks get wrong when they have not seen them. People in a minority are the
-# outliers of most data sets. They lose more privacy without protection, and with it more accuracy
+# cell then asks which members are found at 1 % false alarms: it is the unusual ones, which many
+# networks get wrong when they have not seen them. People in a minority are the outliers of most
+# data sets. They lose more privacy without protection, and with it more accuracy
 # {cite}`bagdasaryan2019`.
 
 
