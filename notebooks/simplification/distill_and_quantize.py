@@ -144,8 +144,8 @@ def correct(networks, data=moved_test):
 
 
 smooth = nn.CrossEntropyLoss(label_smoothing=0.1)
-copies = ku.pick(laptop=5, full=4)  # the full training set has 16 times as many images
-pool, labels = moved(X, y, copies, seed=100)  # (5 N, 1, 28, 28), (5 N,)
+copies = ku.pick(laptop=8, full=4)  # the full training set has 16 times as many images
+pool, labels = moved(X, y, copies, seed=100)  # (8 N, 1, 28, 28), (8 N,)
 labels = labels.to(device)
 linear = train(ku.models.mlp(784, 10), pool, lambda u, rows: smooth(u, labels[rows]), lr=2e-3)
 cost = {"linear": ku.simplify.cost(linear, X[:1], repeats=0)}
@@ -330,8 +330,8 @@ def fresh(net, seed):
     return net
 
 
-views, view_labels = moved(X, y, copies, seed=200)  # (5 N, 1, 28, 28): new to all networks
-told = torch.stack([outputs(teacher, views) for teacher in teachers]).mean(0)  # (5 N, 10)
+views, view_labels = moved(X, y, copies, seed=200)  # (8 N, 1, 28, 28): new to all networks
+told = torch.stack([outputs(teacher, views) for teacher in teachers]).mean(0)  # (8 N, 10)
 told, view_labels = told.to(device), view_labels.to(device)
 
 
