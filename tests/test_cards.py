@@ -137,6 +137,14 @@ def test_a_card_shows_every_limit_and_hides_no_gap(policy):
     assert "b" not in card.tags
 
 
+def test_a_card_says_where_a_value_is_not_defined(policy):
+    nan = float("nan")
+    verdict = gate(policy, GOOD | {"accuracy": Measured(nan, nan, nan)})
+    card = Page(model_card(policy, verdict, {}, {}))
+    assert card.texts.count("not defined") == 1
+    assert not any("nan" in text for text in card.texts)
+
+
 def test_a_data_sheet_shows_the_registry_and_the_counts():
     entry = ku.data.source("loanapp")
     sheet = Page(data_sheet(entry["title"], entry, {"rows": "1,958"}, {"By race": {"race": ["x"]}}))
