@@ -11,7 +11,7 @@
 # accuracy falls from {glue:text}`pv_acc` to {glue:text}`pv_acc_private` %. (To
 # {glue:text}`pv_acc_clipped` % of it, and to an AUC of {glue:text}`pv_lira_clipped`, by the
 # shorter training with clipped gradients; the rest is noise.) Removing names does not help: in a
-# public file of mortgage applications {glue:text}`pv_unique` % of the rows of this file are
+# public file of mortgage applications {glue:text}`pv_unique` % of the rows are, in that file,
 # unique in six harmless columns, and two releases that are 5-anonymous each give away the loan of
 # {glue:text}`pv_pinned` % of the people when laid side by side. Keeping the data at home does not
 # help by itself either: one gradient, sent to a server, contains the image it was computed from.
