@@ -29,7 +29,7 @@ book: setup ## render the book to _build/html
 
 test: setup ## unit tests, then every notebook executed and compared, then the tests of the comparison
 	@$(PY) -m pytest tests -m "not after_nbval and not rehearsal"
-	@$(PY) -m pytest --nbval notebooks
+	@$(PY) -m pytest -n 2 --dist loadfile --nbval notebooks
 	@$(PY) -m pytest tests -m after_nbval
 
 rehearse: setup ## the full profile of every notebook for two steps (needs a mirror of the public data)
