@@ -78,8 +78,9 @@ def label_lines(ax: mpl.axes.Axes, *, pad: float = 6.0) -> None:
 def image_row(axes: Sequence[mpl.axes.Axes], images: Sequence, titles: Sequence[str]) -> None:
     """Draw each image, (H, W) or (C, H, W) in [0, 1], on its own axis with a title, no ticks."""
     for ax, image, title in zip(axes, images, titles, strict=True):
-        shown = image.squeeze(0) if image.shape[0] == 1 else image.permute(1, 2, 0)
-        ax.imshow(shown if image.ndim == 3 else image, vmin=0, vmax=1)
+        if image.ndim == 3:
+            image = image[0] if len(image) == 1 else image.permute(1, 2, 0)
+        ax.imshow(image, vmin=0, vmax=1)
         ax.set_title(title, loc="center", fontweight="normal")
         ax.set_axis_off()
 
