@@ -7,6 +7,7 @@ loader such as `mnist()` returns the embedded or the public set according to the
 
 from karpa_utils.data.generated import Shapes, shapes
 from karpa_utils.data.images import Images, cifar10, cifar10_jpeg75, fashion_mnist, mnist, warp
+from karpa_utils.data.lesions import Lesions, lesions, pneumoniamnist_rebuilt
 from karpa_utils.data.pretrained import Encoder, minilm, minilm_folder, sentence_vectors
 from karpa_utils.data.sources import fetch, registry, source, unpack
 from karpa_utils.data.tables import Lending, Records, lending, loanapp, loanapp_raw, recid
@@ -16,6 +17,7 @@ __all__ = [
     "Encoder",
     "Images",
     "Lending",
+    "Lesions",
     "Questions",
     "Records",
     "Sentences",
@@ -28,11 +30,13 @@ __all__ = [
     "fetch",
     "headlines",
     "lending",
+    "lesions",
     "loanapp",
     "loanapp_raw",
     "minilm",
     "minilm_folder",
     "mnist",
+    "pneumoniamnist_rebuilt",
     "questions",
     "recid",
     "registry",
