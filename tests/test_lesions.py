@@ -12,14 +12,7 @@ from scipy.stats import ks_2samp
 from sklearn.metrics import roc_auc_score
 
 from karpa_utils import data
-from karpa_utils.data.lesions import (
-    CLINICS,
-    MARK,
-    SEPARATION,
-    Clinic,
-    lesions,
-    pneumoniamnist_rebuilt,
-)
+from karpa_utils.data.lesions import CLINICS, MARK, SEPARATION, Clinic, lesions
 from karpa_utils.errors import BadInput
 
 MIRROR = Path(os.environ.get("KARPA_TEST_MIRROR") or Path(__file__).parents[2] / "shared" / "data")
@@ -143,14 +136,14 @@ def test_bad_input(change, words):
 
 def test_the_x_rays_need_the_full_profile():
     with pytest.raises(BadInput, match="not embedded"):
-        pneumoniamnist_rebuilt(profile="laptop")
+        data.pneumoniamnist_rebuilt(profile="laptop")
 
 
 @pytest.mark.skipif(not MIRROR.is_dir(), reason=f"no data mirror in {MIRROR}")
 def test_x_rays_against_the_published_counts(monkeypatch, tmp_path):
     monkeypatch.setenv("KARPA_DATA_MIRROR", str(MIRROR))
     monkeypatch.setenv("KARPA_CACHE", str(tmp_path))
-    found = pneumoniamnist_rebuilt(profile="full")
+    found = data.pneumoniamnist_rebuilt(profile="full")
     counts = [part[1].bincount().tolist() for part in found[:3]]
     assert counts == [[1214, 3494], [135, 389], [234, 390]]  # MedMNIST's own table
     assert found.train[0].shape == (4708, 1, 28, 28)

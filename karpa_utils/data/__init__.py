@@ -6,8 +6,16 @@ loader such as `mnist()` returns the embedded or the public set according to the
 """
 
 from karpa_utils.data.generated import Shapes, shapes
-from karpa_utils.data.images import Images, cifar10, cifar10_jpeg75, fashion_mnist, mnist, warp
-from karpa_utils.data.lesions import Lesions, lesions, pneumoniamnist_rebuilt
+from karpa_utils.data.images import (
+    Images,
+    cifar10,
+    cifar10_jpeg75,
+    fashion_mnist,
+    mnist,
+    pneumoniamnist_rebuilt,
+    warp,
+)
+from karpa_utils.data.lesions import Lesions, lesions
 from karpa_utils.data.pretrained import Encoder, minilm, minilm_folder, sentence_vectors
 from karpa_utils.data.sources import fetch, registry, source, unpack
 from karpa_utils.data.tables import Lending, Records, lending, loanapp, loanapp_raw, recid

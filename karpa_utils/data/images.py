@@ -117,6 +117,22 @@ def cifar10_jpeg75(*, profile: str | None = None) -> Images:
     return _images(decoded, CIFAR, "cifar10_jpeg75")
 
 
+def pneumoniamnist_rebuilt(*, profile: str | None = None) -> Images:
+    """Return the re-assembled PneumoniaMNIST, 4,708 / 524 / 624 images as (N, 1, 28, 28).
+
+    Class 1 is pneumonia. The order of the training part is not the official file's, and only a
+    mirror has this one. Raises BadInput in the laptop profile, and as fetch does. Source: Yang et
+    al. 2023.
+    """
+    _needs_full("pneumoniamnist_rebuilt", profile)
+    file = fetch("pneumoniamnist_rebuilt", "pneumoniamnist.npz")
+    with np.load(file, allow_pickle=False) as arrays:
+        parts = [
+            (arrays[f"{p}_images"], arrays[f"{p}_labels"][:, 0]) for p in ("train", "val", "test")
+        ]
+    return _images(parts, ("normal", "pneumonia"), "pneumoniamnist_rebuilt")
+
+
 def _profile(profile: str | None) -> str:
     """Return "laptop" or "full": the argument, or the session's profile when it is None."""
     from karpa_utils import runtime  # here, not above: it loads torch

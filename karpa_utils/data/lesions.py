@@ -5,10 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
-from karpa_utils.data.images import Images, _images, _needs_full
-from karpa_utils.data.sources import fetch
 from karpa_utils.errors import BadInput
 
 if TYPE_CHECKING:
@@ -18,7 +14,6 @@ ANGLES = 256  # directions in which a border is drawn
 BAND = 6  # forty-eighths of the side: markers lie in this margin, lesions never enter it
 EXCESS = 0.5  # log of the longest radius over the mean one at full irregularity
 GLYPH = ("###.", "#..#", "###.", "#.#.", "#..#")  # an R, as technicians put on a plate
-PARTS = ("train", "val", "test")  # of PneumoniaMNIST
 MARK = 1.0  # gray value of the marker
 SEPARATION = 1.4  # the classes' latent irregularities are N(-1.4, 1) and N(+1.4, 1)
 
@@ -143,17 +138,3 @@ def lesions(
     marked = chance < torch.tensor(marker, dtype=torch.float32)[y]
     found = Lesions(plain, y, mask, marked, options[corners], plain, latent)
     return found._replace(X=found.painted(marked))
-
-
-def pneumoniamnist_rebuilt(*, profile: str | None = None) -> Images:
-    """Return the re-assembled PneumoniaMNIST, 4,708 / 524 / 624 images as (N, 1, 28, 28).
-
-    Class 1 is pneumonia. The order of the training part is not the official file's, and only a
-    mirror has this one. Raises BadInput in the laptop profile, and as fetch does. Source: Yang et
-    al. 2023.
-    """
-    _needs_full("pneumoniamnist_rebuilt", profile)
-    file = fetch("pneumoniamnist_rebuilt", "pneumoniamnist.npz")
-    with np.load(file, allow_pickle=False) as arrays:
-        parts = [(arrays[f"{p}_images"], arrays[f"{p}_labels"][:, 0]) for p in PARTS]
-    return _images(parts, ("normal", "pneumonia"), "pneumoniamnist_rebuilt")

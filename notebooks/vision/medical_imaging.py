@@ -71,7 +71,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from karpa_utils.data.lesions import MARK, SEPARATION, lesions, pneumoniamnist_rebuilt
+from karpa_utils.data.lesions import MARK, SEPARATION, lesions
 from karpa_utils.fairness import wilson
 
 device = ku.start(seed=0)
@@ -862,7 +862,7 @@ ku.glue(mi_rare_ece=f"{shift['prevalence 10 %'][:, 3].mean():.0f}")
 
 # %%
 if ku.profile() == "full":
-    rays, rng, auc_rays = pneumoniamnist_rebuilt(), torch.Generator().manual_seed(6), []
+    rays, rng, auc_rays = ku.data.pneumoniamnist_rebuilt(), torch.Generator().manual_seed(6), []
     stamp = torch.zeros(28, 28, dtype=torch.bool)
     stamp[1:6, 1:5] = test.marker[test.marker[:, 1:6, 1:5].any((1, 2))][0, 1:6, 1:5]
 
