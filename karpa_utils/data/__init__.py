@@ -5,6 +5,7 @@ loader such as `mnist()` returns the embedded or the public set according to the
 `minilm()` is the one pretrained model, kept and checked like a data set.
 """
 
+from karpa_utils.data.folders import image_folder
 from karpa_utils.data.generated import Shapes, shapes
 from karpa_utils.data.images import (
     Images,
@@ -37,6 +38,7 @@ __all__ = [
     "fashion_mnist",
     "fetch",
     "headlines",
+    "image_folder",
     "lending",
     "lesions",
     "loanapp",
