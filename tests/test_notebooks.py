@@ -79,13 +79,9 @@ def test_every_number_of_the_fresh_run_is_compared(name):
         for at, text in enumerate(new):
             if text.kind in compare.SKIPPED:
                 continue
-            for spot in compare.numbers(text):
+            for spot, before in zip(compare.numbers(text), compare.numbers(old[at]), strict=True):
                 allowed = tolerance.get(spot.label, 0.0)
-                reference = (
-                    next(s.value for s in compare.numbers(old[at]) if s.label == spot.label)
-                    if allowed
-                    else spot.value
-                )
+                reference = before.value if allowed else spot.value
                 step = 2 * allowed or max(1.0, abs(spot.value)) * 1e-6
                 for sign in (1, -1):
                     changed = with_number(new, at, spot, spot.value + sign * step)
@@ -108,6 +104,15 @@ def test_a_change_within_tolerance_passes(name):
                 if spot.label in tolerance:
                     changed = with_number(old, at, spot, spot.value + 0.9 * tolerance[spot.label])
                     assert compare.text_differences(old, changed, tolerance) == []
+
+
+def test_a_number_ends_before_the_comma_that_separates_it_from_the_next():
+    seeds = compare.Text(kind="stdout", glued="", body="seeds: 7, 1,234, 8.5")
+    assert [(s.value, s.end - s.start) for s in compare.numbers(seeds)] == [
+        (7, 1),
+        (1234, 5),
+        (8.5, 3),
+    ]
 
 
 @pytest.mark.after_nbval

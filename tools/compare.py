@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 # nbval does not compare these either: pictures, and what changes with the kernel's state
 SKIPPED = {"image/png", "image/jpeg", "application/vnd.jupyter.widget-view+json"}
-NUMBER = re.compile(r"(?<![\w.])[-−+]?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?(?![\w.]*\d)")
+NUMBER = re.compile(r"(?<![\w.])[-−+]?\d(?:[\d,]*\d)?(?:\.\d+)?(?:[eE][-+]?\d+)?(?![\w.]*\d)")
 NOT_LABEL = " \t:=,;()|±%–-·✓≥≤<>~≈"
 
 
