@@ -29,7 +29,7 @@
 # **Before this:** [First networks](../foundations/first_networks.ipynb) and, for frozen features
 # and their reduction, [Pretrained features](../simplification/pretrained_features.ipynb).
 #
-# **Costs:** about two minutes and 1 GiB on two CPU cores. The full profile adds ResNet-18 with
+# **Costs:** three to four minutes and 1 GiB on two CPU cores. The full profile adds ResNet-18 with
 # ImageNet weights on CIFAR-10: minutes on a GPU.
 # :::
 #
