@@ -62,6 +62,7 @@ import math
 import re
 import statistics
 import tempfile
+import warnings
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -632,6 +633,7 @@ def inside(net, inputs, label=None):
 #   or all but one?
 
 # %% tolerance={"gr_binomial": 6, "gr_ttest": 9, "gr_rank": 2.5} mystnb={"image": {"alt": "Left: a histogram of the scores of random concepts with tall towers at 0 and at 1 and a spread between. Right: horizontal bars of the share of random concepts called significant: the binomial test near 90 percent, the t-test about a quarter, the rank test a few percent."}, "figure": {"caption": "Concepts that are no concepts. Left: their scores for the class tee, all networks. Right: share that each test calls significant; line: the 5 % it promises.", "name": "fig-global-report-random"}}
+warnings.filterwarnings("ignore", "Precision loss")  # the t-test, where all scores are alike
 others = ku.data.shapes(1_500, seed=5)
 RANDOM = 5 if REHEARSAL else 40
 tees = images[tests.y == TEE][:200]
@@ -671,7 +673,7 @@ ku.glue(**{f"gr_{name.replace('-', '')}": f"{value:.0f}" for name, value in alar
 # could exceed them.) Now concepts with a meaning, whose true role we know: the glyph makes the tee;
 # red and the stair have no part in it; the mark has one in the shortcut models alone.
 
-# %% tolerance={"gr_red": 0.5, "gr_logit": 1, "score": 0.2, "mean slope / chance": 2.5, "beyond chance": 1}
+# %% tolerance={"gr_red": 0.5, "gr_logit": 1, "score": 0.3, "mean slope / chance": 2.5, "beyond chance": 1}
 drawn = ku.data.shapes(3_000, seed=6)
 concepts = {"tee": drawn.X[drawn.y == TEE][:M], "red": drawn.X[(drawn.colors == 0).all(1)][:M]}
 concepts |= {"stair": drawn.X[drawn.kind == 1][:M]}
@@ -767,7 +769,7 @@ greedy, by_chance = mmd2(K, critics(K, 3, 0)[0]), statistics.mean(mmd2(K, S) for
 best = min(mmd2(K, list(S)) for S in itertools.combinations(range(30), 3))
 print(f"MMD² greedy {greedy:.2f}, best of all {best:.2f}, random {by_chance:.2f}")
 
-# %% tolerance={"gr_prototypes": 10, "gr_prototypes_control": 12} mystnb={"image": {"alt": "Two rows of eight small images. Nearly all of them, in both rows, show a colored T and a white mark in the upper left corner."}, "figure": {"caption": "Of the 200 images surest to be tees, by the shortcut model (top) and the control (bottom), first seed: five prototypes, then three criticisms.", "name": "fig-global-report-prototypes"}}
+# %% tolerance={"gr_prototypes": 15, "gr_prototypes_control": 25} mystnb={"image": {"alt": "Two rows of eight small images. Nearly all of them, in both rows, show a colored T and a white mark in the upper left corner."}, "figure": {"caption": "Of the 200 images surest to be tees, by the shortcut model (top) and the control (bottom), first seed: five prototypes, then three criticisms.", "name": "fig-global-report-prototypes"}}
 fig, axes = plt.subplots(2, 8, figsize=(8, 2.6))
 on_prototypes = {}  # kind -> share of prototypes with a mark, one a seed
 for row, (kind, nets) in zip(axes, image_nets.items(), strict=True):
